@@ -1,0 +1,45 @@
+# Every target makes the virtual environment it needs; a second call reuses it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint types bench gpu-check clean
+.DELETE_ON_ERROR:
+
+$(VENV)/pyvenv.cfg:
+	$(PYTHON) -m venv $(VENV)
+
+# torch first and alone: its wheel is the large one, and a failed later step then does not fetch it again.
+$(VENV)/.installed-%: pyproject.toml setup.py | $(VENV)/pyvenv.cfg
+	$(BIN)/python -m pip install --quiet 'torch>=2.14' 'torchvision>=0.29'
+	$(BIN)/python -m pip install --quiet -e '.[$*]'
+	touch $@
+
+$(VENV)/.peers: tests/peers.txt | $(VENV)/.installed-dev
+	$(BIN)/python -m pip install --quiet --no-deps -r tests/peers.txt
+	touch $@
+
+demo: $(VENV)/.installed-demo
+	$(BIN)/cannonade demo
+
+test: $(VENV)/.installed-dev $(VENV)/.peers
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy does not see through the import hook of an editable install, so it reads a plain one.
+types: $(VENV)/.installed-dev
+	rm -rf build
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest bench
+
+gpu-check: $(VENV)/.installed-dev
+	$(BIN)/python -m cannonade.bench.gpu_check
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
