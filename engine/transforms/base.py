@@ -1,0 +1,137 @@
+"""The contract of a transform: parameter ranges in, per-image parameters drawn, then a deterministic function of tensors."""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from cannonade.draws import Draws
+
+Params = Mapping[str, Tensor]
+
+REGISTRY: dict[str, type["Transform"]] = {}
+
+
+class Gradient(Enum):
+    """What backward through a transform computes."""
+
+    EXACT = "autograd through the operation itself"
+    STRAIGHT_THROUGH = "true forward, backward of a smooth stand-in (BPDA, Athalye et al. 2018)"
+
+
+class _Straight(torch.autograd.Function):
+    """The value of the first argument with the gradient of the second."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, stand_in: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
+        return None, grads[0]
+
+
+def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
+    """`value`, bit for bit, with backward going to `stand_in` as if it had been returned (BPDA).
+
+    Args:
+        value: the true result; no gradient reaches it.
+        stand_in: a tensor of the same shape and dtype.
+    """
+    straight: Tensor = _Straight.apply(value.detach(), stand_in)
+    return straight
+
+
+def by_group(keys: Tensor, function: Callable[[int, Tensor], Tensor]) -> Tensor:
+    """Compute rows in groups of equal key and put them back in order: for operations that need one shape or mode.
+
+    Args:
+        keys: [N] integers.
+        function: takes a key and the rows that have it ([M] int64, ascending); returns [M, ...].
+
+    Returns:
+        [N, ...], differentiable. An empty batch calls `function` once with key 0 and no rows.
+    """
+    groups = [(key, (keys == key).nonzero()[:, 0]) for key in keys.unique().tolist()] or [(0, keys.new_empty(0))]
+    out = torch.cat([function(int(key), rows) for key, rows in groups])
+    if len(groups) == 1:
+        return out
+    return out[torch.cat([rows for _, rows in groups]).argsort()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transform(ABC):
+    """A random image transform. Its fields are its parameter ranges, so `repr` names it completely.
+
+    A transform is itself a defense: `transform(images, draws)` samples one set of parameters per image and applies it.
+    Writing a subclass registers it under the snake-case form of its class name, and the contract tests run over it.
+
+    Attributes:
+        backward: "own" for the transform's gradient, "identity" for identity BPDA, which treats the transform and its
+            clamp as the identity in backward, as the paper's authors did throughout.
+        example: constructor arguments of a small example, where the defaults alone make nothing that can run.
+    """
+
+    name: ClassVar[str]
+    gradient: ClassVar[Gradient]
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+
+    backward: Literal["own", "identity"] = "own"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls.__name__.startswith("_"):
+            if "name" not in cls.__dict__:
+                cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+            REGISTRY[cls.name] = cls
+
+    @property
+    def keeps_range(self) -> bool:
+        """Whether images in [0, 1] stay in [0, 1]: true of every transform but smoothing without clipping."""
+        return True
+
+    @abstractmethod
+    def sample(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw one set of parameters per image.
+
+        Args:
+            draws: N streams.
+            shape: [N, 3, H, W], the shape of the images the parameters are for.
+
+        Returns:
+            Tensors with first dimension N.
+        """
+
+    @abstractmethod
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Transform each image by its parameters: a deterministic, differentiable function.
+
+        Args:
+            images: [N, 3, H, W] in [0, 1], float32 or float64.
+            params: what `sample` returned for images of this shape.
+
+        Returns:
+            [N, 3, H, W] of the same dtype.
+        """
+
+    def transform(self, images: Tensor, params: Params) -> Tensor:
+        """`apply` in the precision and with the backward asked for: half precision is computed in float32."""
+        half = images.dtype in (torch.float16, torch.bfloat16)
+        wide = images.float() if half else images
+        if self.backward == "identity":
+            with torch.no_grad():
+                value = self.apply(wide, params)
+            out = straight_through(value, wide)
+        else:
+            out = self.apply(wide, params)
+        return out.to(images.dtype)
+
+    def __call__(self, images: Tensor, draws: Draws) -> Tensor:
+        """Draw parameters for each image and transform it: the form in which a transform is a defense."""
+        return self.transform(images, self.sample(draws, images.shape))

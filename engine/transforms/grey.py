@@ -1,0 +1,145 @@
+"""BaRT group 9: mixes of the channels towards grey."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cannonade.draws import Draws, Stream
+from cannonade.kernels.pointwise import colour_matrix
+from cannonade.transforms.base import Gradient, Params, Transform, straight_through
+from cannonade.transforms.scaling import check_range
+
+
+def _weights(stream: Stream, count: int) -> Tensor:
+    """[N, count] float32: uniform numbers over their sum, which 2⁻²⁴ as the least of them keeps from being 0."""
+    numbers = stream.uniform(2.0**-24, 1.0, (count,))
+    return numbers / numbers.sum(1, keepdim=True)
+
+
+def _mixed(images: Tensor, matrix: Tensor) -> Tensor:
+    """The images times matrices whose rows are weighted means.
+
+    A mean leaves [0, 1] by rounding alone, so the clamp must not cut the gradient of white.
+    """
+    out = colour_matrix(images, matrix)
+    return straight_through(out.detach().clamp(0, 1), out)
+
+
+def _mix_of_others(channel: Tensor, weights: Tensor) -> Tensor:
+    """[N, 3]: 0 at `channel` [N], and the two weights [N, 2] at the other channels in ascending order."""
+    first = (channel == 0).long()
+    second = 2 - (channel == 2).long()
+    mix = weights.new_zeros(len(channel), 3)
+    return mix.scatter_(1, torch.stack((first, second), dim=1), weights)
+
+
+def _identity(like: Tensor) -> Tensor:
+    return torch.eye(3, dtype=like.dtype, device=like.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreyScaleMix(Transform):
+    """All three channels become one weighted mean of them.
+
+    Gradient: exact; the result is linear in the image.
+
+    Source: Raff et al., CVPR 2019, group 9.
+    """
+
+    gradient: ClassVar[Gradient] = Gradient.EXACT
+
+    def sample(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `weights`: [N, 3] float32, uniform numbers over their sum."""
+        return {"weights": _weights(draws.site(0), 3)}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Mix the channels of each image."""
+        return _mixed(images, params["weights"][:, None].expand(-1, 3, -1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreyScalePartialMix(Transform):
+    """Each channel moves towards one weighted mean of all three, by its own share.
+
+    Gradient: exact; the result is linear in the image.
+
+    Source: Raff et al., CVPR 2019, group 9.
+
+    Attributes:
+        least: smallest share p of itself that a channel keeps: p is the larger of `least` and U(0, 1).
+    """
+
+    gradient: ClassVar[Gradient] = Gradient.EXACT
+
+    least: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_range("GreyScalePartialMix: (least, 1)", self.least, 1.0, least=0.0, most=1.0)
+
+    def sample(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `weights` and `kept`: [N, 3] float32, the mean's weights and each channel's share of itself."""
+        kept = draws.site(1).uniform(shape=(3,)).clamp(min=self.least)
+        return {"weights": _weights(draws.site(0), 3), "kept": kept}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Mix grey into the channels of each image."""
+        kept = params["kept"][:, :, None]
+        return _mixed(images, kept * _identity(kept) + (1 - kept) * params["weights"][:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TwoThirdsGreyScaleMix(Transform):
+    """Two channels become one weighted mean of them; the third is kept.
+
+    Gradient: exact; the result is linear in the image.
+
+    Source: Raff et al., CVPR 2019, group 9.
+    """
+
+    gradient: ClassVar[Gradient] = Gradient.EXACT
+
+    def sample(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `channel`: [N] int64, the one kept, and `weights`: [N, 2] float32, of the others in ascending order."""
+        return {"channel": draws.site(0).integers(0, 2), "weights": _weights(draws.site(1), 2)}
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Mix two channels of each image."""
+        mix = _mix_of_others(params["channel"], params["weights"])
+        kept = _identity(mix)[params["channel"]][:, :, None]
+        return _mixed(images, kept * _identity(mix) + (1 - kept) * mix[:, None])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneChannelPartialGrey(Transform):
+    """One channel moves towards a weighted mean of the other two, which are kept.
+
+    Gradient: exact; the result is linear in the image.
+
+    Source: Raff et al., CVPR 2019, group 9.
+
+    Attributes:
+        share: ends of the share p of the mean in the result p·mean + (1 − p)·channel, uniform.
+    """
+
+    gradient: ClassVar[Gradient] = Gradient.EXACT
+
+    share: tuple[float, float] = (0.1, 0.9)
+
+    def __post_init__(self) -> None:
+        check_range("OneChannelPartialGrey: share", *self.share, least=0.0, most=1.0)
+
+    def sample(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw `channel`: [N] int64; `weights` of the others in ascending order: [N, 2]; `share`: [N] float32."""
+        return {
+            "channel": draws.site(0).integers(0, 2),
+            "weights": _weights(draws.site(1), 2),
+            "share": draws.site(2).uniform(*self.share),
+        }
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Mix grey into one channel of each image."""
+        mix = _mix_of_others(params["channel"], params["weights"])
+        moved = (_identity(mix)[params["channel"]] * params["share"][:, None])[:, :, None]
+        return _mixed(images, (1 - moved) * _identity(mix) + moved * mix[:, None])

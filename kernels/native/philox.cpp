@@ -1,0 +1,155 @@
+// Words, uniform and normal numbers on a CPU, as kernels/philox.py defines them.
+//
+// The arithmetic is IEEE additions, multiplications and square roots, and setup.py keeps the compiler from fusing them,
+// so that every processor, vector width, batch and number of threads gives the same bits.
+
+#include "philox.h"
+
+#include <cmath>
+#include <cstring>
+
+namespace cannonade {
+
+CLONED void fill_words(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks) {
+    const auto key0 = static_cast<uint32_t>(coordinates[0]), key1 = static_cast<uint32_t>(coordinates[1]);
+    const auto image = static_cast<uint32_t>(coordinates[2]), query = static_cast<uint32_t>(coordinates[3]);
+    const auto site = static_cast<uint32_t>(coordinates[4]);
+    const auto start = static_cast<uint32_t>(first);
+    for (int64_t block = 0; block < blocks; ++block) {
+        uint32_t c0 = start + static_cast<uint32_t>(block), c1 = image, c2 = query, c3 = site;
+        uint32_t k0 = key0, k1 = key1;
+        for (int round = 0; round < 10; ++round) {
+            const uint64_t p0 = static_cast<uint64_t>(c0) * 0xD2511F53u;
+            const uint64_t p1 = static_cast<uint64_t>(c2) * 0xCD9E8D57u;
+            c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+            c1 = static_cast<uint32_t>(p1);
+            c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+            c3 = static_cast<uint32_t>(p0);
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        words[4 * block] = c0;
+        words[4 * block + 1] = c1;
+        words[4 * block + 2] = c2;
+        words[4 * block + 3] = c3;
+    }
+}
+
+namespace {
+
+constexpr float UNIT = 0x1p-24f;
+constexpr float ANGLE = 3.7450702829239286e-07f;  // 2π·2⁻²⁴
+
+template <typename To, typename From>
+inline To bits_as(From value) {
+    static_assert(sizeof(To) == sizeof(From));
+    To result;
+    std::memcpy(&result, &value, sizeof(To));
+    return result;
+}
+
+inline float high_bits(uint32_t word) { return static_cast<float>(static_cast<int32_t>(word >> 8)); }
+
+// Natural logarithm of a normal positive number to about 1 ulp: Cephes' logf (Moshier), its mantissa in [√½, √2).
+inline float logarithm(float x) {
+    const auto bits = bits_as<int32_t>(x);
+    const int32_t exponent = (bits - 0x3F3504F3) >> 23;
+    const auto e = static_cast<float>(exponent);
+    const float f = bits_as<float>(bits - exponent * (1 << 23)) - 1.0f;
+    const float z = f * f;
+    float p = 7.0376836292e-2f;
+    p = p * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    const float small = p * f * z + e * -2.12194440e-4f - 0.5f * z;
+    return (f + small) + e * 0.693359375f;
+}
+
+// Sine and cosine of an angle in [0, 2π] to about 1 ulp of 1: Cephes' sinf, the angle reduced to [-π/4, π/4].
+inline void sine_and_cosine(float angle, float& sine, float& cosine) {
+    const auto quarter = static_cast<int32_t>(angle * 0.63661977f + 0.5f);
+    const auto q = static_cast<float>(quarter);
+    // π/2 in three parts, of which q times the first two is exact.
+    const float r = ((angle - q * 1.5703125f) - q * 4.837512969970703e-4f) - q * 7.54978995489188e-8f;
+    const float z = r * r;
+    const float s = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * z * r + r;
+    const float c =
+        ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z - 0.5f * z + 1.0f;
+    const bool odd = quarter & 1;
+    sine = bits_as<float>(bits_as<int32_t>(odd ? c : s) ^ ((quarter >> 1 & 1) * INT32_MIN));
+    cosine = bits_as<float>(bits_as<int32_t>(odd ? s : c) ^ (((quarter + 1) >> 1 & 1) * INT32_MIN));
+}
+
+CLONED void widen(int64_t* out, const uint32_t* words, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) out[i] = words[i];
+}
+
+CLONED void narrow(uint32_t* out, const int64_t* words, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) out[i] = static_cast<uint32_t>(words[i]);
+}
+
+CLONED void make_uniform(float* out, const uint32_t* words, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) out[i] = high_bits(words[i]) * UNIT;
+}
+
+CLONED void make_pairs(float* __restrict out, const uint32_t* __restrict words, int64_t pairs) {
+    for (int64_t i = 0; i < pairs; ++i) {
+        const float radius = std::sqrt(logarithm((high_bits(words[2 * i]) + 1.0f) * UNIT) * -2.0f);
+        float sine, cosine;
+        sine_and_cosine(high_bits(words[2 * i + 1]) * ANGLE, sine, cosine);
+        out[2 * i] = radius * cosine;
+        out[2 * i + 1] = radius * sine;
+    }
+}
+
+// `words` goes on to the end of the last pair, `out` need not.
+void make_normal(float* out, const uint32_t* words, int64_t count) {
+    make_pairs(out, words, count / 2);
+    if (count % 2) {
+        float pair[2];
+        make_pairs(pair, words + count - 1, 1);
+        out[count - 1] = pair[0];
+    }
+}
+
+template <typename T>
+void draw(T* out, const int64_t* coordinates, int64_t rows, int64_t count, int64_t threads,
+          void (*convert)(T*, const uint32_t*, int64_t)) {
+    for_tiles(rows, (count + 3) / 4, threads, [=](int64_t row, int64_t first, int64_t blocks) {
+        alignas(64) uint32_t words[4 * TILE];
+        fill_words(words, coordinates + 5 * row, first, blocks);
+        convert(out + row * count + 4 * first, words, std::min(4 * blocks, count - 4 * first));
+    });
+}
+
+}  // namespace
+}  // namespace cannonade
+
+// Streams at coordinates [rows, 5] to numbers [rows, count].
+extern "C" void draw_words(int64_t* out, const int64_t* coordinates, int64_t rows, int64_t count, int64_t threads) {
+    cannonade::draw(out, coordinates, rows, count, threads, cannonade::widen);
+}
+
+extern "C" void draw_uniform(float* out, const int64_t* coordinates, int64_t rows, int64_t count, int64_t threads) {
+    cannonade::draw(out, coordinates, rows, count, threads, cannonade::make_uniform);
+}
+
+extern "C" void draw_normal(float* out, const int64_t* coordinates, int64_t rows, int64_t count, int64_t threads) {
+    cannonade::draw(out, coordinates, rows, count, threads, cannonade::make_normal);
+}
+
+// The normal numbers of words drawn before, an even count of them.
+extern "C" void convert_normal(float* out, const int64_t* words, int64_t count, int64_t threads) {
+    using namespace cannonade;
+    for_tiles(1, (count + 3) / 4, threads, [=](int64_t, int64_t first, int64_t blocks) {
+        alignas(64) uint32_t narrowed[4 * TILE];
+        const int64_t own = std::min(4 * blocks, count - 4 * first);
+        narrow(narrowed, words + 4 * first, own);
+        make_normal(out + 4 * first, narrowed, own);
+    });
+}

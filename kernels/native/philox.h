@@ -1,0 +1,35 @@
+// Philox-4x32-10 for the files of this folder: the words of a run of counters, and how the work is cut.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+// GCC clones the function that carries the attribute, not an OpenMP region inside it, so it belongs on a function that
+// holds an inner loop. What picks the clone runs before the address sanitizer is up.
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define CLONED
+#endif
+
+namespace cannonade {
+
+constexpr int64_t TILE = 512;        // counters made at once: their words take 8 KB of a first-level cache
+constexpr int64_t ALONE = 8 * TILE;  // counters that are not worth a second thread
+
+// Words 0 to 3 of counters first, ..., first + blocks - 1 of one stream; coordinates: key, key, image, query, site.
+void fill_words(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks);
+
+// Calls make(row, first, blocks) for runs of at most TILE counters that cover `blocks` counters of each row.
+template <typename Make>
+void for_tiles(int64_t rows, int64_t blocks, int64_t threads, const Make& make) {
+    const int64_t tiles = (blocks + TILE - 1) / TILE;
+    const int team = rows * blocks > ALONE ? static_cast<int>(threads) : 1;
+#pragma omp parallel for schedule(guided) num_threads(team)
+    for (int64_t tile = 0; tile < rows * tiles; ++tile) {
+        const int64_t first = tile % tiles * TILE;
+        make(tile / tiles, first, std::min(TILE, blocks - first));
+    }
+}
+
+}  // namespace cannonade
