@@ -1,0 +1,5 @@
+"""Attacks by name, as the command line calls them."""
+
+from cannonade.attacks.pgd import PGD
+
+ATTACKS = {"pgd": PGD}

@@ -1,0 +1,152 @@
+"""Expectation over transformation: the gradient of a stochastic classifier, averaged over draws."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cannonade.attacks.goals import Goal
+from cannonade.attacks.losses import Loss
+from cannonade.chunking import Chunk, resolve_chunk, with_retreat
+from cannonade.defended import DefendedClassifier
+from cannonade.draws import Draws
+from cannonade.errors import InputError
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A gradient estimate for a batch.
+
+    Attributes:
+        gradient: [N, C, H, W], of what the attack maximises.
+        objective: [N], its value.
+        forwards: forward passes that each image took, those of the gradients included.
+        chunk: rows of one pass, smaller than asked for after a retreat.
+    """
+
+    gradient: Tensor
+    objective: Tensor
+    forwards: int
+    chunk: int
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows start … stop−1 of the N·m of an estimate: row r is draw r // N of image r % N."""
+
+    start: int
+    stop: int
+    images: Tensor
+    draws: Draws
+
+
+@dataclass(frozen=True, kw_only=True)
+class EOT:
+    """Average over m independent draws of the defense, computed as one batch in chunks (paper, equation 2).
+
+    Rows are added in ascending query order, so that only the model's own rounding depends on the chunk.
+
+    Attributes:
+        samples: m, the number of draws at each step.
+        average: what is averaged. "loss": (1/m) Σ ∇L(f_j), the paper's; "logits": ∇L of the mean logits; "probs": ∇L of the
+            mean probabilities. On a deterministic model all three are the same. In more than one chunk the last two take a
+            second pass, whose m forwards are counted.
+        chunk: rows of one pass; "auto" finds them from a measured probe and halves them when memory runs out.
+    """
+
+    samples: int = 1
+    average: Literal["loss", "logits", "probs"] = "loss"
+    chunk: Chunk = "auto"
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise InputError(f"samples must be at least 1, got {self.samples}")
+        if self.average not in ("loss", "logits", "probs"):
+            raise InputError(f"average must be 'loss', 'logits' or 'probs', got {self.average!r}")
+        if self.chunk != "auto" and self.chunk < 1:
+            raise InputError(f"chunk must be at least 1, or 'auto', got {self.chunk}")
+
+    def resolved(self, defended: DefendedClassifier, images: Tensor) -> "EOT":
+        """The same estimator with a number for its chunk."""
+        return replace(self, chunk=resolve_chunk(self.chunk, defended, images, len(images) * self.samples))
+
+    def estimate(self, defended: DefendedClassifier, images: Tensor, goal: Goal, loss: Loss, draws: Draws) -> Estimate:
+        """The averaged gradient at `images`.
+
+        Args:
+            defended: the classifier under attack.
+            images: [N, C, H, W] in [0, 1], N ≥ 1.
+            goal: of N images.
+            loss: what the goal turns into an objective.
+            draws: N streams; draw j of an image is its stream j queries later.
+        """
+        average = self._average_loss if self.average == "loss" else self._average_outputs
+        chunk = resolve_chunk(self.chunk, defended, images, len(images) * self.samples)
+        (gradient, objective, forwards), used = with_retreat(
+            lambda size: average(defended, images, goal, loss, draws, size), chunk
+        )
+        return Estimate(gradient, objective, forwards, used)
+
+    def _average_loss(
+        self, defended: DefendedClassifier, images: Tensor, goal: Goal, loss: Loss, draws: Draws, chunk: int
+    ) -> tuple[Tensor, Tensor, int]:
+        gradient = torch.zeros_like(images)
+        objective = images.new_zeros(len(images))
+        for rows in self._chunks(len(images), draws, chunk):
+            leaf = images[rows.images].requires_grad_()
+            objectives = goal[rows.images].objective(defended.logits(leaf, rows.draws), loss)
+            (gradients,) = torch.autograd.grad(objectives.sum(), leaf)
+            _add_rows(gradient, gradients, rows)
+            _add_rows(objective, objectives.detach(), rows)
+        return gradient / self.samples, objective / self.samples, self.samples
+
+    def _average_outputs(
+        self, defended: DefendedClassifier, images: Tensor, goal: Goal, loss: Loss, draws: Draws, chunk: int
+    ) -> tuple[Tensor, Tensor, int]:
+        """∇L(ψ(mean φ(f_j))): φ, ψ = identity for logits, softmax and log for probabilities."""
+        chunks = list(self._chunks(len(images), draws, chunk))
+        once = len(chunks) == 1
+        mean = images.new_zeros(len(images), defended.num_classes)
+        for rows in chunks:
+            with torch.set_grad_enabled(once):
+                leaf = images[rows.images].requires_grad_(once)
+                outputs = self._output(defended.logits(leaf, rows.draws))
+            _add_rows(mean, outputs.detach(), rows)
+        mean = (mean / self.samples).requires_grad_()
+        tiny = torch.finfo(mean.dtype).tiny
+        objective = goal.objective(mean if self.average == "logits" else mean.clamp(min=tiny).log(), loss)
+        (slope,) = torch.autograd.grad(objective.sum(), mean)
+        gradient = torch.zeros_like(images)
+        for rows in chunks:
+            if not once:
+                leaf = images[rows.images].requires_grad_()
+                outputs = self._output(defended.logits(leaf, rows.draws))
+            (gradients,) = torch.autograd.grad(outputs, leaf, slope[rows.images])
+            _add_rows(gradient, gradients, rows)
+        return gradient / self.samples, objective.detach(), self.samples if once else 2 * self.samples
+
+    def _output(self, logits: Tensor) -> Tensor:
+        return logits if self.average == "logits" else logits.softmax(dim=1)
+
+    def _chunks(self, count: int, draws: Draws, chunk: int) -> Iterator[_Rows]:
+        """Chunks of one shape; the last is filled with repeated rows, which nobody adds up."""
+        total = count * self.samples
+        size = -(-total // -(-total // chunk))
+        for start in range(0, total, size):
+            rows = torch.arange(start, start + size, device=draws.images.device) % total
+            images = rows % count
+            shifted = draws[images]
+            shifted = replace(shifted, queries=shifted.queries + rows // count)
+            yield _Rows(start, min(start + size, total), images, shifted)
+
+
+def _add_rows(total: Tensor, values: Tensor, rows: _Rows) -> None:
+    """Add each row's value to its image's total, in ascending draw order."""
+    row = rows.start
+    while row < rows.stop:
+        first = row % len(total)
+        last = min(len(total), first + rows.stop - row)
+        total[first:last] += values[row - rows.start : row - rows.start + last - first]
+        row += last - first

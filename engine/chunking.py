@@ -1,0 +1,87 @@
+"""How many rows fit the memory at once: a measured probe, and retreat when it was too hopeful."""
+
+import gc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import psutil
+import torch
+from torch import Tensor
+
+from cannonade.defended import DefendedClassifier
+from cannonade.draws import Draws, Phase
+
+Chunk = int | Literal["auto"]
+Result = TypeVar("Result")
+
+# On a CPU larger passes than this bring no speed.
+_CPU_BYTES = 2 << 30
+_SHARE = 0.6  # of the free memory: activations are most of what a pass needs, not all
+_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
+
+
+def resolve_chunk(chunk: Chunk, defended: DefendedClassifier, images: Tensor, rows: int) -> int:
+    """The number of rows of one pass.
+
+    Args:
+        chunk: a number is kept as it is; "auto" measures what one row keeps for its backward and divides the free memory.
+        defended: what will run.
+        images: [N, 3, H, W], N ≥ 1; the first is the probe.
+        rows: how many rows there are in all; the result is at most this.
+    """
+    if chunk != "auto":
+        return min(chunk, rows)
+    bound = _SHARE * _free_bytes(images.device)
+    if images.device.type == "cpu":
+        bound = min(bound, _CPU_BYTES)
+    return max(1, min(rows, int(bound // max(1, _bytes_per_row(defended, images[:1])))))
+
+
+def _bytes_per_row(defended: DefendedClassifier, image: Tensor) -> int:
+    """Bytes that one row's forward keeps for its backward, and as much again for what comes and goes."""
+    kept: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    zero = torch.zeros(1, dtype=torch.int64, device=image.device)
+    draws = Draws(seed=defended.seed, phase=Phase.SELECTION, images=zero, queries=zero)
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        defended.logits(image.detach().requires_grad_(), draws)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in defended.parameters()}
+    return 2 * sum(size for place, size in kept.items() if place not in weights)
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = int(psutil.virtual_memory().available)
+    if all(file.exists() for file in _LIMIT_FILES):
+        limit, used = (file.read_text().strip() for file in _LIMIT_FILES)
+        if limit != "max":
+            free = min(free, int(limit) - int(used))
+    return free
+
+
+def with_retreat(work: Callable[[int], Result], chunk: int) -> tuple[Result, int]:
+    """Run `work(chunk)`, halving the chunk while the device is out of memory.
+
+    Returns:
+        The result, and the chunk that it was computed with.
+
+    Raises:
+        torch.OutOfMemoryError: one row alone does not fit.
+    """
+    while True:
+        try:
+            return work(chunk), chunk
+        except torch.OutOfMemoryError:
+            if chunk == 1:
+                raise
+        # Outside the except block, so that the exception's frames no longer hold the tensors of the failed pass.
+        gc.collect()
+        torch.cuda.empty_cache()
+        chunk //= 2

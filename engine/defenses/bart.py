@@ -1,0 +1,313 @@
+"""BaRT: a barrage of random transforms, each image with its own choice, order and parameters (Raff et al., CVPR 2019)."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from math import prod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
+from cannonade.kernels.pointwise import clip
+from cannonade.spec import build
+from cannonade.transforms.base import REGISTRY, Gradient, Params, Transform
+from cannonade.transforms.colour import HsvShift, LabShift, XyzShift, YuvShift
+from cannonade.transforms.contrast import AdaptiveHistogramEqualisation, ContrastStretching, HistogramEqualisation
+from cannonade.transforms.denoising import GaussianBlur, MeanBilateralFilter, MeanFilter, MedianFilter
+from cannonade.transforms.fft import FftPerturbation
+from cannonade.transforms.gao import GaoGaussianBlur, GaoMedianFilter
+from cannonade.transforms.grey import GreyScaleMix, GreyScalePartialMix, OneChannelPartialGrey, TwoThirdsGreyScaleMix
+from cannonade.transforms.jpeg import JpegNoise
+from cannonade.transforms.noise import NoiseInjection
+from cannonade.transforms.precision import ColourPrecisionReduction
+from cannonade.transforms.restoration import NonLocalMeans, TvChambolle, WaveletDenoising
+from cannonade.transforms.swirl import Swirl
+from cannonade.transforms.zoom import RandomZoom, SeamCarvingExpansion
+
+GROUPS: tuple[tuple[type[Transform], ...], ...] = (
+    (ColourPrecisionReduction,),
+    (JpegNoise,),
+    (Swirl,),
+    (NoiseInjection,),
+    (FftPerturbation,),
+    (RandomZoom, SeamCarvingExpansion),
+    (HsvShift, LabShift, XyzShift, YuvShift),
+    (HistogramEqualisation, AdaptiveHistogramEqualisation, ContrastStretching),
+    (GreyScaleMix, GreyScalePartialMix, TwoThirdsGreyScaleMix, OneChannelPartialGrey),
+    (GaussianBlur, MedianFilter, MeanFilter, MeanBilateralFilter, TvChambolle, WaveletDenoising, NonLocalMeans),
+)
+
+# Their cost is a serial chain, whatever the number of images: better late and together than early and twice.
+_SERIAL = (SeamCarvingExpansion, TvChambolle, NonLocalMeans)
+
+_SITES_AHEAD = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class BaRT(Transform):
+    """k transforms in random order, from k of the groups drawn without replacement, one member of each.
+
+    A program is drawn per image: which transforms, in which order, with which parameters. The batch is executed without a
+    barrier between stages: each image moves on as soon as the transform it waits for runs. The gradient is that of the
+    members, chained; the clamps have torch.clamp's.
+
+    Attributes:
+        k: transforms per image, at most the number of groups (or of transforms where `groups` is off).
+        groups: draw groups, then a member of each, as published; else draw transforms regardless of groups. A transform
+            outside BaRT's ten groups is a group of its own.
+        transforms: what to draw from, transforms or their calls as text; None for all 25.
+        clamp: clamp to [0, 1] after every transform, as published.
+        random_k: draw the number of transforms too, uniformly in {0, …, k} per image, as published for fine-tuning.
+        checkpoint: keep only each step's input and run it again in backward: less memory, a second forward.
+    """
+
+    name: ClassVar[str] = "bart"
+    gradient: ClassVar[Gradient] = Gradient.EXACT
+
+    k: int = 5
+    groups: bool = True
+    transforms: tuple[Transform | str, ...] | None = None
+    clamp: bool = True
+    random_k: bool = False
+    checkpoint: bool = False
+
+    def __post_init__(self) -> None:
+        available = len(self._groups)
+        if not available:
+            raise InputError(f"{self.name}: transforms must hold at least one transform, got none")
+        if not 1 <= self.k <= min(available, 25):
+            kind = "groups" if self.groups else "transforms"
+            raise InputError(f"{self.name}: k must be 1 to {min(available, 25)}, the number of {kind}, got {self.k}")
+
+    @property
+    def keeps_range(self) -> bool:
+        """With the clamp, or where every member keeps it."""
+        return self.clamp or all(member.keeps_range for member in self.members)
+
+    @cached_property
+    def members(self) -> tuple[Transform, ...]:
+        """The transforms to draw from, built."""
+        if self.transforms is None:
+            return tuple(kind() for group in GROUPS for kind in group)
+        return tuple(build(part, REGISTRY, "transform") if isinstance(part, str) else part for part in self.transforms)
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        """Positions in `members`, grouped."""
+        if not self.groups:
+            return [[position] for position in range(len(self.members))]
+        grouped: dict[Any, list[int]] = {}
+        for position, member in enumerate(self.members):
+            own = next((number for number, kinds in enumerate(GROUPS) if type(member) in kinds), (position,))
+            grouped.setdefault(own, []).append(position)
+        return list(grouped.values())
+
+    def sample(self, draws: Draws, shape: torch.Size) -> Params:
+        """Draw a program per image.
+
+        Returns:
+            "steps" [N, k] int64, positions in `members` in the order they are applied, −1 for none; "floats" [N, k, P] float32
+            and "ints" [N, k, Q] int64, each step's parameters as its transform's own `sample` lays them out.
+        """
+        steps = self._choose(draws)
+        layouts = _layouts(self.members, shape[2:])
+        count = steps.numel()
+        floats = torch.zeros(count, max(layout.floats for layout in layouts), device=steps.device)
+        ints = torch.zeros(count, max(layout.ints for layout in layouts), dtype=torch.int64, device=steps.device)
+        streams = draws.parts(self.k).ahead(_SITES_AHEAD)
+        flat = steps.flatten()
+        for position, layout in enumerate(layouts):
+            rows = (flat == position).nonzero()[:, 0]
+            if len(rows):
+                params = self.members[position].sample(streams[rows], torch.Size((len(rows), *shape[1:])))
+                layout.pack(params, rows, floats, ints)
+        return {
+            "steps": steps,
+            "floats": floats.unflatten(0, steps.shape),
+            "ints": ints.unflatten(0, steps.shape),
+        }
+
+    def _choose(self, draws: Draws) -> Tensor:
+        """[N, k] positions in `members`."""
+        order = draws.site(0).permutation(len(self._groups))[:, : self.k]
+        sizes = torch.tensor([len(group) for group in self._groups], device=order.device)
+        table = torch.tensor(
+            [group + [0] * (int(sizes.max()) - len(group)) for group in self._groups], device=order.device
+        )
+        picked = draws.site(1).integers(0, sizes[order] - 1, (self.k,))
+        steps = table[order, picked]
+        if self.random_k:
+            length = draws.site(2).integers(0, self.k)
+            steps = steps.masked_fill(torch.arange(self.k, device=steps.device) >= length[:, None], -1)
+        return steps
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Execute each image's program."""
+        layouts = _layouts(self.members, images.shape[2:])
+        launches = [
+            _Launch(
+                self.members[position],
+                rows,
+                layouts[position].unpack(params["floats"][rows, stages], params["ints"][rows, stages]),
+                self.clamp,
+            )
+            for position, rows, stages in self._schedule(params["steps"])
+        ]
+        if not (torch.is_grad_enabled() and images.requires_grad):
+            return _execute(images, launches)
+        out: Tensor = _Program.apply(images, launches, self.checkpoint)
+        return out
+
+    def _schedule(self, steps: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """What to run when: (position in `members`, rows, their stages), the transform with most waiting images first."""
+        programs = [[step for step in program if step >= 0] for program in steps.tolist()]
+        stage = [0] * len(programs)
+        while True:
+            waiting = Counter(program[at] for program, at in zip(programs, stage, strict=True) if at < len(program))
+            if not waiting:
+                return
+            to_come = Counter(step for program, at in zip(programs, stage, strict=True) for step in program[at:])
+            ready = {step: count for step, count in waiting.items() if not self._wait(step, count, to_come)} or waiting
+            step = max(ready, key=lambda position: (ready[position], -position))
+            rows = [
+                row for row, program in enumerate(programs) if stage[row] < len(program) and program[stage[row]] == step
+            ]
+            index = torch.tensor(rows, device=steps.device)
+            yield step, index, torch.tensor([stage[row] for row in rows], device=steps.device)
+            for row in rows:
+                stage[row] += 1
+
+    def _wait(self, step: int, waiting: int, to_come: Mapping[int, int]) -> bool:
+        """Whether a serial transform should wait for the images that will need it later."""
+        return isinstance(self.members[step], _SERIAL) and to_come[step] > waiting
+
+
+@dataclass(frozen=True, kw_only=True)
+class BartGao(BaRT):
+    """BaRT as the paper's section 6.3 ran it: the first k of six transforms, all applied, in random order per image.
+
+    Noise injection, Gaussian blur, median, swirl, colour precision and FFT, with the authors' parameter laws, no clamp in
+    between, and the identity as backward of everything (BPDA).
+
+    Attributes:
+        k: 1 to 6.
+        groups, transforms, clamp, backward: as in `BaRT`; their defaults make the preset.
+    """
+
+    name: ClassVar[str] = "bart_gao"
+
+    backward: Any = "identity"
+    k: int = 6
+    groups: bool = False
+    clamp: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.k <= 6:
+            raise InputError(f"bart_gao: k must be 1 to 6, the number of its transforms, got {self.k}")
+
+    @cached_property
+    def members(self) -> tuple[Transform, ...]:
+        """The first k of the six."""
+        six: Sequence[Transform] = (
+            NoiseInjection(),
+            GaoGaussianBlur(),
+            GaoMedianFilter(),
+            Swirl(centre=(1, 200), reference_size=None),
+            ColourPrecisionReduction(scale=(8, 199), shared=0.0),
+            FftPerturbation(),
+        )
+        return tuple(six[: self.k])
+
+
+class _Layout:
+    """Where each parameter of a transform stands in the rows of a float table and an integer table."""
+
+    def __init__(self, example: Params) -> None:
+        self.fields = {key: (value.dtype, value.shape[1:]) for key, value in example.items()}
+        self.floats = sum(prod(shape) for dtype, shape in self.fields.values() if dtype.is_floating_point)
+        self.ints = sum(prod(shape) for dtype, shape in self.fields.values() if not dtype.is_floating_point)
+
+    def _columns(self) -> Iterator[tuple[str, torch.dtype, torch.Size, slice]]:
+        ends = {True: 0, False: 0}
+        for key, (dtype, shape) in self.fields.items():
+            kind = dtype.is_floating_point
+            start, ends[kind] = ends[kind], ends[kind] + prod(shape)
+            yield key, dtype, shape, slice(start, ends[kind])
+
+    def pack(self, params: Params, rows: Tensor, floats: Tensor, ints: Tensor) -> None:
+        """Write parameters into rows of the tables."""
+        for key, dtype, _, columns in self._columns():
+            table = floats if dtype.is_floating_point else ints
+            table[rows, columns] = params[key].reshape(len(rows), -1).to(table.dtype)
+
+    def unpack(self, floats: Tensor, ints: Tensor) -> dict[str, Tensor]:
+        """Read parameters from rows of the tables."""
+        return {
+            key: (floats if dtype.is_floating_point else ints)[:, columns].reshape(-1, *shape).to(dtype)
+            for key, dtype, shape, columns in self._columns()
+        }
+
+
+@lru_cache(maxsize=64)
+def _layouts(members: tuple[Transform, ...], size: torch.Size) -> list[_Layout]:
+    """The layout of every member's parameters, from an empty sample."""
+    nobody = torch.zeros(0, dtype=torch.int64)
+    draws = Draws(seed=0, phase=Phase.ATTACK, images=nobody, queries=nobody)
+    return [_Layout(member.sample(draws, torch.Size((0, 3, *size)))) for member in members]
+
+
+@dataclass(frozen=True)
+class _Launch:
+    """One transform on the rows that wait for it."""
+
+    transform: Transform
+    rows: Tensor
+    params: Params
+    clamp: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        out = self.transform.transform(images, self.params)
+        if out.shape != images.shape:
+            raise InputError(f"bart: a transform must keep the size of images, {self.transform.name} does not")
+        return clip(out) if self.clamp else out
+
+
+def _execute(images: Tensor, launches: Sequence[_Launch]) -> Tensor:
+    out = images.clone()
+    for launch in launches:
+        out[launch.rows] = launch(out[launch.rows])
+    return out
+
+
+class _Program(torch.autograd.Function):
+    """All launches as one node: rows are updated in place, and each launch keeps its own small graph."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, launches: Sequence[_Launch], checkpoint: bool) -> Tensor:
+        out = images.clone()
+        ctx.tape = []
+        for launch in launches:
+            leaf = out[launch.rows].requires_grad_()
+            if checkpoint:
+                ctx.tape.append((launch, leaf, None))
+                value = launch(leaf.detach())
+            else:
+                with torch.enable_grad():
+                    value = launch(leaf)
+                ctx.tape.append((launch, leaf, value))
+            out[launch.rows] = value.detach()
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        gradient = grads[0].clone(memory_format=torch.contiguous_format)
+        for launch, leaf, kept in reversed(ctx.tape):
+            with torch.enable_grad():
+                value = launch(leaf) if kept is None else kept
+            (own,) = torch.autograd.grad(value, leaf, gradient[launch.rows], retain_graph=kept is not None)
+            gradient[launch.rows] = own
+        return gradient, None, None
