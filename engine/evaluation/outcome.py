@@ -1,0 +1,97 @@
+"""One batch, evaluated: who was right, who was attacked, and who was fooled by vote."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from cannonade.attacks.goals import Goal, Targeted, Untargeted
+from cannonade.attacks.norms import NORMS
+from cannonade.attacks.pgd import PGD, AttackResult
+from cannonade.chunking import Chunk
+from cannonade.defended import DefendedClassifier
+from cannonade.draws import Phase
+from cannonade.voting import Votes, majority_vote
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a batch of N images, of which M were attacked.
+
+    Attributes:
+        benign: votes on the N clean images.
+        attacked: [M] int64, the rows that did not satisfy the goal before the attack.
+        goal: of the M attacked images.
+        attack: what the attack returned for them.
+        final: votes on the M adversarial images.
+        null: votes on the same M images unperturbed, by draws of their own: how often the vote alone changes its mind.
+        distance: [M] float64, size of the perturbations in the attack's norm.
+    """
+
+    benign: Votes
+    attacked: Tensor
+    goal: Goal
+    attack: AttackResult
+    final: Votes
+    null: Votes
+    distance: Tensor
+
+    @property
+    def success(self) -> Tensor:
+        """[M] bool, whether the vote on the adversarial image satisfies the goal."""
+        return self.goal.reached(self.final.labels)
+
+    @property
+    def null_success(self) -> Tensor:
+        """[M] bool, whether the null vote satisfies the goal."""
+        return self.goal.reached(self.null.labels)
+
+
+def evaluate_batch(
+    defended: DefendedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    attack: PGD,
+    *,
+    votes: int,
+    targets: Tensor | None = None,
+    ids: Tensor | None = None,
+    chunk: Chunk = "auto",
+    shared_draws: bool = False,
+) -> Outcome:
+    """Vote, attack, vote again (paper, section 6.1).
+
+    Images that satisfy the goal beforehand are not attacked: in the untargeted case those voted wrong, in the targeted case
+    those voted as the target and those whose true label is the target.
+
+    Args:
+        defended: the stochastic classifier.
+        images: [N, 3, H, W] in [0, 1].
+        labels: [N] int64, the true labels.
+        attack: the attack, with the way it estimates gradients.
+        votes: n, predictions of a majority vote.
+        targets: [N] int64 for a targeted attack.
+        ids: [N] int64, each image's index in its data set; 0 … N−1 by default.
+        chunk: rows of one pass of a vote.
+        shared_draws: let the final vote see the draws of the benign one. For checks against closed forms only: an attack must
+            never be judged so.
+    """
+    ids = torch.arange(len(images), device=images.device) if ids is None else ids
+    benign = majority_vote(defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids, chunk=chunk)
+    goal: Goal = Untargeted(labels) if targets is None else Targeted(targets)
+    open_ = ~goal.reached(benign.labels)
+    if targets is not None:
+        open_ &= targets != labels
+    attacked = open_.nonzero()[:, 0]
+    goal = goal[attacked]
+    result = attack(defended, images[attacked], goal, ids=ids[attacked])
+    judged = Phase.BENIGN_VOTE if shared_draws else Phase.FINAL_VOTE
+    final = majority_vote(defended, result.images, votes, phase=judged, ids=ids[attacked], chunk=chunk)
+    null = majority_vote(defended, images[attacked], votes, phase=Phase.NULL_VOTE, ids=ids[attacked], chunk=chunk)
+    distance = NORMS[attack.norm].distance(result.images.double() - images[attacked].double())
+    return Outcome(benign, attacked, goal, result, final, null, distance)
+
+
+def with_chunk(attack: PGD, chunk: int) -> PGD:
+    """The same attack with a number for its chunk."""
+    return replace(attack, gradient=replace(attack.gradient, chunk=chunk))

@@ -1,0 +1,270 @@
+"""A run: a whole data set, batch by batch, into a run directory."""
+
+import hashlib
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cannonade.attacks.eot import EOT
+from cannonade.attacks.pgd import PGD
+from cannonade.chunking import Chunk, resolve_chunk
+from cannonade.data.sources import Item, Source
+from cannonade.defended import DefendedClassifier
+from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
+from cannonade.evaluation.outcome import Outcome, evaluate_batch, with_chunk
+from cannonade.evaluation.page import eight_bit
+from cannonade.evaluation.run_directory import RunDirectory
+from cannonade.evaluation.statistics import rate, wilson_interval
+from cannonade.spec import call_text
+
+PICTURES = 20  # images shown in a report
+_PACKAGES = ("cannonade", "torch", "torchvision", "triton", "kornia", "numpy", "safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything that decides the numbers of a run.
+
+    Attributes:
+        model: name of the classifier, for the record.
+        defended: the classifier behind its defense; its seed is the run's.
+        data: name of the data set, for the record.
+        source: its images.
+        attack: the attack.
+        votes: n, predictions of a majority vote.
+        target: class of a targeted attack, the same for all images; None for untargeted.
+        batch: images of one batch.
+        chunk: rows of one pass through the classifier.
+        device: where it runs.
+    """
+
+    model: str
+    defended: DefendedClassifier
+    data: str
+    source: Source
+    attack: PGD
+    votes: int = 500
+    target: int | None = None
+    batch: int = 32
+    chunk: Chunk = "auto"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    def __post_init__(self) -> None:
+        classes = self.defended.num_classes
+        for name, value in (("votes", self.votes), ("batch", self.batch)):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.target is not None and not 0 <= self.target < classes:
+            raise InputError(f"target must be one of the model's classes, 0 … {classes - 1}, got {self.target}")
+        if not len(self.source):
+            raise InputError("there must be at least one image to evaluate, got none")
+        self.source.check_labels(classes)
+
+    @property
+    def calls(self) -> dict[str, str]:
+        """Defense, attack and gradient as the calls that make them, without what is left at its default."""
+        return {
+            "defense": call_text(self.defended.defense.name, self.defended.defense),
+            "attack": call_text("pgd", replace(self.attack, gradient=EOT())),
+            "gradient": call_text("eot", replace(self.attack.gradient, chunk="auto")),
+        }
+
+    def configuration(self) -> dict[str, Any]:
+        """The settings that decide the numbers, the content of weights and images included."""
+        classifier = self.defended.classifier
+        return {
+            "model": self.model,
+            "weights_sha256": _digest(_tensor_bytes(classifier.state_dict())),
+            "data": self.data,
+            "images": len(self.source),
+            "data_sha256": _digest(self.source.content()),
+            "defense": str(self.defended.defense),
+            "attack": str(replace(self.attack, gradient=replace(self.attack.gradient, chunk="auto"))),
+            "calls": self.calls,
+            "votes": self.votes,
+            "target": self.target,
+            "seed": self.defended.seed,
+            "batch": self.batch,
+            "chunk": self.chunk,
+            "device": self.device.type,
+        }
+
+
+def run(
+    plan: Plan, out: Path, progress: Callable[[int, dict[str, Any]], None] = lambda done, summary: None
+) -> dict[str, Any]:
+    """Evaluate a plan and write its run directory.
+
+    Args:
+        plan: what to evaluate.
+        out: a new or empty directory.
+        progress: called after each batch with the number of finished images and the summary so far.
+
+    Returns:
+        The content of `summary.json`.
+
+    Raises:
+        InputError: the directory cannot be used, or an image cannot be read.
+    """
+    size, items = plan.defended.classifier.input_size, plan.source.items
+    first = plan.source.load(items[:1], size).to(plan.device)
+    configuration = plan.configuration()
+    digest = _digest([json.dumps(configuration, sort_keys=True).encode()])
+    directory = RunDirectory.create(out)
+    rows = min(plan.batch, len(items)) * max(plan.votes, plan.attack.gradient.samples)
+    chunk = resolve_chunk(plan.chunk, plan.defended, first, rows)
+    directory.write_json(
+        "run.json",
+        {"configuration": configuration, "config_hash": digest, "resolved_chunk": chunk, **_circumstances(plan)},
+    )
+    started, records = time.monotonic(), []
+    for number, start in enumerate(range(0, len(items), plan.batch)):
+        batch = items[start : start + plan.batch]
+        images = plan.source.load(batch, size).to(plan.device)
+        batch_records, outcome = _evaluate(plan, batch, images, chunk)
+        directory.write_tensors(
+            "adversarial",
+            number,
+            {"ids": _ids(batch)[outcome.attacked.cpu()], "images": outcome.attack.images},
+        )
+        if start < PICTURES:
+            directory.write_tensors("pictures", number, _pictures(plan, batch, images))
+        directory.append_images(batch_records)
+        records += batch_records
+        summary = summarise(records, plan.votes) | {
+            "seconds": round(time.monotonic() - started, 3),
+            "seed": plan.defended.seed,
+            "config_hash": digest,
+        }
+        progress(len(records), summary)
+    directory.write_json("summary.json", summary)
+    return summary
+
+
+def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:
+    """The rates of a run from its images' records (paper, section 6.1), with 95 % Wilson intervals."""
+    attacked = [record for record in records if record["attacked"]]
+    right = sum(record["benign_label"] == record["label"] for record in records)
+    fooled = sum(record["success"] for record in attacked)
+    wavering = sum(record["null_success"] for record in attacked)
+    return {
+        "images": len(records),
+        "attacked": len(attacked),
+        "benign_accuracy": rate(right, len(records)),
+        "benign_accuracy_ci95": wilson_interval(right, len(records)),
+        "success_rate": rate(fooled, len(attacked)),
+        "success_rate_ci95": wilson_interval(fooled, len(attacked)),
+        "null_success_rate": rate(wavering, len(attacked)),
+        "null_success_rate_ci95": wilson_interval(wavering, len(attacked)),
+        "votes": votes,
+        "gradients_per_image": rate(sum(record["gradients"] for record in attacked), len(attacked)),
+        "forwards": sum(record["forwards"] for record in records),
+        "nonfinite_gradient_images": sum(record["nonfinite_gradients"] > 0 for record in attacked),
+        "zero_gradient_images": sum(record["zero_gradients"] > 0 for record in attacked),
+    }
+
+
+def _evaluate(plan: Plan, batch: list[Item], images: Tensor, chunk: int) -> tuple[list[dict[str, Any]], Outcome]:
+    started = time.monotonic()
+    labels = torch.tensor([item.label for item in batch], device=plan.device)
+    outcome = evaluate_batch(
+        plan.defended,
+        images,
+        labels,
+        with_chunk(plan.attack, chunk),
+        votes=plan.votes,
+        targets=None if plan.target is None else torch.full_like(labels, plan.target),
+        ids=_ids(batch).to(plan.device),
+        chunk=chunk,
+    )
+    seconds = round((time.monotonic() - started) / len(batch), 4)
+    return [record | {"seconds": seconds} for record in _records(batch, outcome, plan.target)], outcome
+
+
+def _records(batch: list[Item], outcome: Outcome, target: int | None) -> Iterator[dict[str, Any]]:
+    """One record per image, in the order of the batch."""
+    place = {int(row): index for index, row in enumerate(outcome.attacked)}
+    for row, item in enumerate(batch):
+        record = {
+            "id": item.id,
+            "name": item.name,
+            "label": item.label,
+            "target": target,
+            "benign_label": int(outcome.benign.labels[row]),
+            "benign_counts": _sparse(outcome.benign.counts[row]),
+            "attacked": row in place,
+            "forwards": outcome.benign.forwards,
+        }
+        if row in place:
+            index, attack = place[row], outcome.attack
+            record |= {
+                "adversarial_label": int(outcome.final.labels[index]),
+                "adversarial_counts": _sparse(outcome.final.counts[index]),
+                "null_label": int(outcome.null.labels[index]),
+                "success": bool(outcome.success[index]),
+                "null_success": bool(outcome.null_success[index]),
+                "distance": float(outcome.distance[index]),
+                "gradients": int(attack.gradients[index]),
+                "forwards": 3 * outcome.benign.forwards + int(attack.forwards[index]),
+                "nonfinite_gradients": int(attack.nonfinite[index]),
+                "zero_gradients": int(attack.zero[index]),
+            }
+        yield record
+
+
+def _sparse(counts: Tensor) -> dict[str, int]:
+    """The classes that got votes, the most voted first."""
+    found = {int(label): int(counts[label]) for label in counts.nonzero()[:, 0]}
+    return {str(label): count for label, count in sorted(found.items(), key=lambda entry: (-entry[1], entry[0]))}
+
+
+@torch.no_grad()
+def _pictures(plan: Plan, batch: list[Item], images: Tensor) -> dict[str, Tensor]:
+    """Clean images and their first defended draw of the benign vote, as 8-bit pictures."""
+    ids = _ids(batch)[:PICTURES].to(plan.device)
+    draws = Draws(seed=plan.defended.seed, phase=Phase.BENIGN_VOTE, images=ids, queries=torch.zeros_like(ids))
+    clean = images[: len(ids)]
+    defended = plan.defended.defense(clean, draws)
+    return {"ids": ids, "clean": eight_bit(clean), "defended": eight_bit(defended)}
+
+
+def _ids(batch: Sequence[Item]) -> Tensor:
+    return torch.tensor([item.id for item in batch])
+
+
+def _digest(parts: Iterator[bytes] | list[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _tensor_bytes(tensors: dict[str, Tensor]) -> Iterator[bytes]:
+    for name, tensor in sorted(tensors.items()):
+        yield name.encode()
+        yield tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+
+
+def _circumstances(plan: Plan) -> dict[str, Any]:
+    """What does not decide the numbers but explains them."""
+    return {
+        "versions": {name: version(name) for name in _PACKAGES} | {"python": platform.python_version()},
+        "hardware": {
+            "device": torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else platform.processor(),
+            "threads": torch.get_num_threads(),
+            "machine": platform.machine(),
+        },
+        "command": sys.argv,
+        "class_names": list(plan.defended.classifier.class_names or []),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }

@@ -1,0 +1,1 @@
+"""The paper's experiments as declarations over the engine's parts."""
