@@ -10,7 +10,7 @@ $(VENV)/pyvenv.cfg:
 	$(PYTHON) -m venv $(VENV)
 
 # torch first and alone: its wheel is the large one, and a failed later step then does not fetch it again.
-$(VENV)/.installed-%: pyproject.toml setup.py | $(VENV)/pyvenv.cfg
+$(VENV)/.installed-%: pyproject.toml setup.py $(wildcard kernels/native/*.cpp kernels/native/*.h) | $(VENV)/pyvenv.cfg
 	$(BIN)/python -m pip install --quiet 'torch>=2.14' 'torchvision>=0.29'
 	$(BIN)/python -m pip install --quiet -e '.[$*]'
 	touch $@

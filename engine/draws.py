@@ -173,7 +173,8 @@ def _scaled(unit: Tensor, scale: Bound, shift: Bound) -> Tensor:
     """unit·scale + shift; `unit` is fresh and may be overwritten."""
     if isinstance(scale, Tensor) or isinstance(shift, Tensor):
         return unit * scale + shift
-    return unit.mul_(scale).add_(shift)
+    scaled = unit if scale == 1 else unit.mul_(scale)
+    return scaled if shift == 0 else scaled.add_(shift)
 
 
 @dataclass(frozen=True)

@@ -39,9 +39,10 @@ def poisson(coordinates: Tensor, rates: Tensor, backend: Backend = "auto") -> Te
     Raises:
         InputError: a rate is outside the range, or the backend cannot be used.
     """
-    if rates.numel() and not ((rates >= 0) & (rates < _RATES)).all():
-        low, high = rates.aminmax()
-        raise InputError(f"rate must be in [0, {_RATES}), got {float(low)} to {float(high)}")
+    if rates.numel():
+        low, high = map(float, rates.aminmax())  # both are NaN if a rate is
+        if not 0 <= low <= high < _RATES:
+            raise InputError(f"rate must be in [0, {_RATES}), got {low} to {high}")
     if backend == "triton":
         raise InputError('backend "triton" has no Poisson numbers; use "torch" or "auto"')
     if choose(backend, rates, native=rates.dtype in _NATIVE) == "native":

@@ -11,7 +11,6 @@ import pytest
 import torch
 from scipy import stats
 
-from cannonade import draws as module
 from cannonade.draws import Draws, Phase, Stream, phase_key
 from cannonade.errors import InputError
 from cannonade.kernels.philox import philox

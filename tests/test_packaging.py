@@ -3,10 +3,13 @@
 import ast
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from cannonade.kernels import native
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = {"engine": "cannonade", "kernels": "cannonade/kernels", "bench": "cannonade/bench"}
@@ -92,7 +95,20 @@ def test_wheel_holds_the_tree(wheel):
         for path in (copy / folder).rglob("*")
         if path.suffix in (".py", ".jinja", ".typed")
     }
-    assert packed == expected
+    library = {name for name in packed if name.startswith("cannonade/kernels/_native.")}
+    assert packed - library == expected
+    assert len(library) == native.available(), "built here exactly if it was built for the package under test"
+
+
+def test_sdist_holds_the_native_sources(wheel):
+    copy, file = wheel
+    command = [sys.executable, "-m", "build", "--sdist", "--no-isolation", "--outdir", str(file.parent), str(copy)]
+    subprocess.run(command, check=True, capture_output=True)
+    with tarfile.open(next(file.parent.glob("*.tar.gz"))) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {str(path.relative_to(copy)) for path in (copy / "kernels" / "native").iterdir() if path.is_file()}
+    assert len(sources) > 3
+    assert sources <= packed
 
 
 def test_every_folder_of_modules_is_a_package():

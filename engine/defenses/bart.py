@@ -162,6 +162,21 @@ class BaRT(Transform):
         out: Tensor = _Program.apply(images, launches, self.checkpoint)
         return out
 
+    def program(self, params: Params, row: int, shape: torch.Size) -> list[tuple[Transform, Params]]:
+        """One image's program: its transforms in order, each with its parameters (of first dimension 1).
+
+        Args:
+            params: what `sample` returned.
+            row: of the image.
+            shape: of the images.
+        """
+        layouts = _layouts(self.members, shape[2:])
+        steps = [(stage, step) for stage, step in enumerate(params["steps"][row].tolist()) if step >= 0]
+        return [
+            (self.members[step], layouts[step].unpack(params["floats"][row, [stage]], params["ints"][row, [stage]]))
+            for stage, step in steps
+        ]
+
     def _schedule(self, steps: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
         """What to run when: (position in `members`, rows, their stages), the transform with most waiting images first."""
         programs = [[step for step in program if step >= 0] for program in steps.tolist()]

@@ -79,6 +79,15 @@ class Plan:
             "gradient": call_text("eot", replace(self.attack.gradient, chunk="auto")),
         }
 
+    def expected_forwards(self, attacked: float = 1.0) -> int:
+        """About how many images will pass the classifier, for a progress bar.
+
+        Args:
+            attacked: share of the images that will be attacked.
+        """
+        attack = self.attack.steps * self.attack.gradient.samples
+        return round(len(self.source) * (self.votes + attacked * (2 * self.votes + attack)))
+
     def configuration(self) -> dict[str, Any]:
         """The settings that decide the numbers, the content of weights and images included."""
         classifier = self.defended.classifier

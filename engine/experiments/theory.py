@@ -132,13 +132,13 @@ def _vote(p: NDArray[np.float64], n: int, wins_ties: bool) -> NDArray[np.float64
     """Probability that more than half of n predictions are right, or half where ties are won."""
     needed = (n + 1) // 2 if wins_ties else n // 2 + 1
     terms = [comb(n, hits) * p**hits * (1 - p) ** (n - hits) for hits in range(needed, n + 1)]
-    return np.sum(terms, axis=0)
+    total: NDArray[np.float64] = np.sum(terms, axis=0)
+    return total
 
 
 def _cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    ndtr: Tensor = torch.special.ndtr(torch.from_numpy(x))
-    values: NDArray[np.float64] = np.asarray(ndtr, dtype=np.float64)
-    return values
+    ndtr: NDArray[np.float64] = torch.special.ndtr(torch.from_numpy(x)).numpy()
+    return ndtr
 
 
 def _normal_cdf(x: float) -> float:

@@ -14,8 +14,11 @@
 
 namespace cannonade {
 
-constexpr int64_t TILE = 512;        // counters made at once: their words take 8 KB of a first-level cache
-constexpr int64_t ALONE = 8 * TILE;  // counters that are not worth a second thread
+// Counters made at once: their words take 8 KB of a first-level cache.
+constexpr int64_t TILE = 512;
+// Counters that one thread makes alone, in about 0.5 ms. Where other programs keep the cores busy, waiting for a second
+// thread to get its turn costs milliseconds.
+constexpr int64_t ALONE = 1 << 16;
 
 // Words 0 to 3 of counters first, ..., first + blocks - 1 of one stream; coordinates: key, key, image, query, site.
 void fill_words(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks);

@@ -121,12 +121,12 @@ def test_slices_cover_every_counter_once(rows, columns):
 @pytest.mark.parametrize(("rows", "count"), [(20_000, 6), (5, (1 << 17) + 9)])
 def test_slicing_does_not_change_a_bit(rows, count, kind, monkeypatch):
     coordinates = random_coordinates(rows)
-    sliced = draw(coordinates, count, kind)
+    sliced = draw(coordinates, count, kind, "torch")
     monkeypatch.setattr(module, "_SLICE", 1 << 40)
-    assert torch.equal(sliced, draw(coordinates, count, kind))
+    assert torch.equal(sliced, draw(coordinates, count, kind, "torch"))
     monkeypatch.setattr(module, "_SLICE", 1013)
     monkeypatch.setattr(module, "_PAIRS", 1009)
-    assert torch.equal(sliced, draw(coordinates, count, kind))
+    assert torch.equal(sliced, draw(coordinates, count, kind, "torch"))
 
 
 def test_element_is_a_lane_of_its_counter():
@@ -145,7 +145,7 @@ def test_uniform_and_normal_follow_their_definitions():
     radius, angle = np.sqrt(-2 * np.log((high[:, 0::2] + 1) * 2.0**-24)), high[:, 1::2] * 2 * np.pi * 2.0**-24
     normal = np.stack((radius * np.cos(angle), radius * np.sin(angle)), axis=-1).reshape(4, -1)
     # The angle is rounded to float32 (2.4e-7 near 2π), and the radius reaches 5.77.
-    assert np.abs(convert(words, "normal").numpy() - normal).max() < 2e-6
+    assert np.abs(convert(words, "normal", "torch").numpy() - normal).max() < 2e-6
 
 
 def test_extreme_words_give_finite_normals():
@@ -169,7 +169,10 @@ def test_fake_tensors_have_the_right_shape():
         ((torch.zeros(2, 5), 1), r"coordinates must be .* torch.float32"),
         ((torch.zeros(2, 5, dtype=torch.int64), -1), "got a count of -1"),
         ((torch.zeros(2, 5, dtype=torch.int64), 1, "gamma"), "kind must be one of words, uniform, normal, got 'gamma'"),
-        ((torch.zeros(2, 5, dtype=torch.int64), 1, "words", "cuda"), "backend must be one of auto, triton, torch"),
+        (
+            (torch.zeros(2, 5, dtype=torch.int64), 1, "words", "cuda"),
+            "backend must be one of auto, triton, native, torch",
+        ),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

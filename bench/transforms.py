@@ -1,0 +1,167 @@
+"""`cannonade bench transforms`: every BaRT transform against its oracle, for agreement first and then for speed.
+
+Ours runs the whole batch in this process; the oracle runs image by image in two worker processes, which is what a user would
+do without this package.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cannonade.bench.oracles import Image, find
+from cannonade.bench.parity import Parity, noisy, parity
+from cannonade.bench.timing import interleaved, peak_growth
+from cannonade.defenses.bart import BaRT, BartGao
+from cannonade.draws import Draws, Phase
+from cannonade.transforms import Transform
+from cannonade.transforms.noise import MODES
+
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of one transform, in milliseconds an image.
+
+    Attributes:
+        name: of the transform.
+        clean, noisy: agreement with the oracle on photos and on photos with noise; None where agreement is of distributions.
+        tolerance: of the mean difference.
+        forward, backward: ours, and ours with the gradient.
+        oracle: the oracle's, two processes.
+        ratio: oracle / forward.
+        ratio_quartiles: from the rounds' quartiles of both sides.
+        memory: peak growth over forward and backward, in sizes of the input batch.
+    """
+
+    name: str
+    clean: Parity | None
+    noisy: Parity | None
+    tolerance: float | None
+    forward: float
+    backward: float
+    oracle: float
+    ratio: float
+    ratio_quartiles: tuple[float, float]
+    memory: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+
+def measure(
+    photos: Tensor, names: list[str] | None = None, *, batch: int = 32, draws: int = 8, rounds: int = 3
+) -> Iterator[Row]:
+    """Check and time transforms.
+
+    Args:
+        photos: [N, 3, H, W] in [0, 1]; parity uses them all, timing repeats them up to `batch`.
+        names: of transforms; by default BaRT's 25, then bart and bart_gao.
+        batch: images of one timed call.
+        draws: sets of parameters per image in the comparison with the oracle; 0 skips it.
+        rounds: how often each side is timed.
+    """
+    cases: dict[str, Transform] = {member.name: member for member in BaRT().members}
+    cases |= {"bart": BaRT(k=5), "bart_gao": BartGao(k=6, backward="own")}
+    images = photos.repeat(-(-batch // len(photos)), 1, 1, 1)[:batch]
+    with ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        for name in names or cases:
+            yield _measure(name, cases[name], photos, images, draws, rounds, pool)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _measure(
+    name: str, transform: Transform, photos: Tensor, images: Tensor, draws: int, rounds: int, pool: ProcessPoolExecutor
+) -> Row:
+    oracle = find(name)
+    compared: list[Parity | None] = [None, None]
+    if oracle is not None and draws:
+        compared = [parity(transform, oracle, batch, draws) for batch in (photos, noisy(photos))]
+        worst = max(result.mean for result in compared if result is not None)
+        if worst > oracle.tolerance:
+            raise ValueError(
+                f"{name} differs from its oracle by {worst:.2g}, more than {oracle.tolerance:.2g}: not timed"
+            )
+    ids = torch.arange(len(images))
+    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+    tasks = list(_tasks(transform, transform.sample(streams, images.shape), images))
+    weights = torch.ones_like(images)
+
+    def backward() -> None:
+        leaf = images.clone().requires_grad_()
+        torch.autograd.grad(transform(leaf, streams), leaf, weights)
+
+    def forward() -> None:
+        with torch.no_grad():
+            transform(images, streams)
+
+    sides: dict[str, Callable[[], object]] = {
+        "forward": forward,
+        "backward": backward,
+        "oracle": lambda: list(pool.map(_run, tasks, chunksize=max(1, len(tasks) // (4 * WORKERS)))),
+    }
+    timed = interleaved(sides, rounds)
+    growth = peak_growth(backward)
+    ours, theirs = timed["forward"], timed["oracle"]
+    per_image = 1e3 / len(images)
+    return Row(
+        name=name,
+        clean=compared[0],
+        noisy=compared[1],
+        tolerance=None if oracle is None else oracle.tolerance,
+        forward=ours.median * per_image,
+        backward=timed["backward"].median * per_image,
+        oracle=theirs.median * per_image,
+        ratio=theirs.median / ours.median,
+        ratio_quartiles=(theirs.quartiles[0] / ours.quartiles[1], theirs.quartiles[1] / ours.quartiles[0]),
+        memory=None if growth is None else growth / (images.numel() * images.element_size()),
+    )
+
+
+Step = tuple[str, dict[str, Any]]
+
+
+def _tasks(transform: Transform, params: Mapping[str, Tensor], images: Tensor) -> Iterator[tuple[Image, list[Step]]]:
+    """For every image, the steps that the oracles are to take."""
+    arrays = images.permute(0, 2, 3, 1).double().numpy()
+    for row, array in enumerate(arrays):
+        if isinstance(transform, BaRT):
+            yield (
+                array,
+                [(member.name, _numbers(own, 0)) for member, own in transform.program(params, row, images.shape)],
+            )
+        else:
+            yield array, [(transform.name, _numbers(params, row))]
+
+
+def _numbers(params: Mapping[str, Tensor], row: int) -> dict[str, Any]:
+    return {key: value[row].numpy() for key, value in params.items()}
+
+
+def _run(task: tuple[Image, list[Step]]) -> Image:
+    """One image through its oracles, in a worker process."""
+    image, steps = task
+    for name, params in steps:
+        oracle = find(name)
+        image = np.clip(_random_noise(image, params) if oracle is None else oracle.function(image, params), 0, 1)
+    return image
+
+
+def _random_noise(image: Image, params: Mapping[str, Any]) -> Image:
+    """Noise has no oracle for its bits; its cost is that of scikit-image's own."""
+    from skimage.util import random_noise
+
+    mode = MODES[int(params["mode"])]
+    settings = {} if mode == "poisson" else {"var": 0.01} if mode in ("gaussian", "speckle") else {"amount": 0.05}
+    out: Image = random_noise(image, mode=mode, rng=int(params["stream"][2]), **settings)
+    return out

@@ -1,0 +1,22 @@
+"""The command line: one file per command. Torch takes seconds to import, so commands import it themselves, when called."""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from cannonade.cli import bench, demo, evaluate, transforms
+from cannonade.cli.app import app
+from cannonade.errors import InputError
+
+__all__ = ["bench", "demo", "evaluate", "main", "transforms"]
+
+
+def main() -> None:
+    """Entry point: bad input is answered with one line and status 2, never a traceback."""
+    sys.path.append(str(Path.cwd()))  # so that package.module:function finds a module of the user's own
+    try:
+        app()
+    except (InputError, OSError) as error:
+        Console(stderr=True).print(f"cannonade: {error}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)

@@ -1,0 +1,47 @@
+"""`cannonade evaluate`: attack a defended classifier and judge it by majority vote."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cannonade.cli.app import app, console, new_directory
+from cannonade.cli.progress import print_table, run_with_progress
+
+
+@app.command()
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, package.module:function, …")
+    ],
+    data: Annotated[
+        str, typer.Option(help="'samples', a folder of class/image files, or an .npz with images and labels.")
+    ],
+    defense: Annotated[str, typer.Option(help="Such as 'rotation(degrees=90)'.")],
+    attack: Annotated[str, typer.Option(help="Such as 'pgd(eps=8/255, steps=50, step_size=1/255)'.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    eot: Annotated[int, typer.Option(help="m, draws averaged at each step.")] = 1,
+    average: Annotated[str, typer.Option(help="What EOT averages: loss, logits or probs.")] = "loss",
+    votes: Annotated[int, typer.Option(help="n, predictions of a majority vote.")] = 500,
+    target: Annotated[int | None, typer.Option(help="Class of a targeted attack; untargeted without.")] = None,
+    limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = None,
+    batch: Annotated[int, typer.Option(help="Images of one batch.")] = 32,
+    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    precision: Annotated[str, typer.Option(help="Of the classifier: float32, bfloat16 or float16.")] = "float32",
+    out: Annotated[Path | None, typer.Option(help="Run directory; a new one under runs/ by default.")] = None,
+) -> None:
+    """Attack a defended classifier and judge it by majority vote."""
+    from cannonade.evaluation.assemble import assemble
+    from cannonade.evaluation.report import write_report
+
+    plan = assemble(
+        model=model, weights=weights, data=data, defense=defense, attack=attack, samples=eot, average=average, votes=votes,
+        target=target, limit=limit, batch=batch, chunk=chunk, seed=seed, device=device, precision=precision,
+    )  # fmt: skip
+    directory = out or new_directory()
+    rows = [run_with_progress(plan, directory)]
+    page = write_report([directory], directory)
+    print_table(rows)
+    console.print(f"run directory: {directory}\nreport: {page}", highlight=False, soft_wrap=True)

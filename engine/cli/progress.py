@@ -1,0 +1,72 @@
+"""A run on the terminal: its progress, and the table at its end."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cannonade.cli.app import console
+
+if TYPE_CHECKING:
+    from cannonade.evaluation.run import Plan
+
+
+def run_with_progress(plan: "Plan", directory: Path) -> tuple[str, dict[str, Any]]:
+    """Run a plan into a directory; returns the defense's call and the summary."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from cannonade.evaluation.run import run
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.fields[images]}/{task.fields[total_images]}"),
+        TextColumn("success {task.fields[success]}  left"),
+        TimeRemainingColumn(),
+    )
+    name, classifier = plan.calls["defense"], plan.defended.classifier
+    with Progress(*columns, console=console, speed_estimate_period=120) as progress:
+        task = progress.add_task(
+            name, total=plan.expected_forwards(), images=0, total_images=len(plan.source), success="…"
+        )
+        start = classifier.forwards
+        # Batches are long: the bar follows the images through the classifier, not the batches.
+        hook = classifier.register_forward_hook(lambda *_: progress.update(task, completed=classifier.forwards - start))
+
+        def finished(images: int, summary: dict[str, Any]) -> None:
+            expected = plan.expected_forwards(summary["attacked"] / images)
+            progress.update(task, images=images, success=percent(summary["success_rate"]), total=expected)
+
+        summary = run(plan, directory, finished)
+        hook.remove()
+        progress.update(task, completed=1, total=1)
+    return name, summary
+
+
+def print_table(rows: list[tuple[str, dict[str, Any]]]) -> None:
+    """Print the summaries of runs, and what in them calls for caution."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    table.add_column("defense", overflow="fold")
+    for heading in ("attacked", "benign", "success [95 %]", "null", "seconds"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for name, summary in rows:
+        bounds = summary["success_rate_ci95"]
+        interval = "" if bounds is None else f" [{100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}]"
+        table.add_row(
+            name,
+            f"{summary['attacked']}/{summary['images']}",
+            percent(summary["benign_accuracy"]),
+            percent(summary["success_rate"]) + interval,
+            percent(summary["null_success_rate"]),
+            f"{summary['seconds']:.1f}",
+        )
+    console.print(table)
+    for name, summary in rows:
+        for kind in ("nonfinite", "zero"):
+            if summary[f"{kind}_gradient_images"]:
+                console.print(f"warning: {name}: {kind} gradients on {summary[f'{kind}_gradient_images']} images")
+
+
+def percent(share: float | None) -> str:
+    """A share for people; a dash where there is none."""
+    return "—" if share is None else f"{100 * share:.1f} %"
