@@ -10,6 +10,10 @@ import torch
 from PIL import Image
 
 
+# The tests issue many small operations; two threads bring them nothing, and cost ten times as much on a busy machine.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def photos() -> torch.Tensor:
     """Eight ImageNet photos: [8, 3, 224, 224] float32 in [0, 1]."""

@@ -1,18 +1,16 @@
 """BaRT: a barrage of random transforms, each image with its own choice, order and parameters (Raff et al., CVPR 2019)."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from math import prod
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from cannonade.draws import Draws, Phase
+from cannonade.defenses.program import Launch, execute, layouts, schedule
+from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.pointwise import clip
 from cannonade.spec import build
 from cannonade.transforms.base import REGISTRY, Gradient, Params, Transform
 from cannonade.transforms.colour import HsvShift, LabShift, XyzShift, YuvShift
@@ -41,7 +39,6 @@ GROUPS: tuple[tuple[type[Transform], ...], ...] = (
     (GaussianBlur, MedianFilter, MeanFilter, MeanBilateralFilter, TvChambolle, WaveletDenoising, NonLocalMeans),
 )
 
-# Their cost is a serial chain, whatever the number of images: better late and together than early and twice.
 _SERIAL = (SeamCarvingExpansion, TvChambolle, NonLocalMeans)
 
 _SITES_AHEAD = 12
@@ -106,6 +103,11 @@ class BaRT(Transform):
             grouped.setdefault(own, []).append(position)
         return list(grouped.values())
 
+    @cached_property
+    def _serial(self) -> set[int]:
+        """Positions in `members` of transforms whose cost hardly depends on the number of images."""
+        return {position for position, member in enumerate(self.members) if isinstance(member, _SERIAL)}
+
     def sample(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw a program per image.
 
@@ -114,13 +116,13 @@ class BaRT(Transform):
             and "ints" [N, k, Q] int64, each step's parameters as its transform's own `sample` lays them out.
         """
         steps = self._choose(draws)
-        layouts = _layouts(self.members, shape[2:])
+        tables = layouts(self.members, shape[2:])
         count = steps.numel()
-        floats = torch.zeros(count, max(layout.floats for layout in layouts), device=steps.device)
-        ints = torch.zeros(count, max(layout.ints for layout in layouts), dtype=torch.int64, device=steps.device)
+        floats = torch.zeros(count, max(layout.floats for layout in tables), device=steps.device)
+        ints = torch.zeros(count, max(layout.ints for layout in tables), dtype=torch.int64, device=steps.device)
         streams = draws.parts(self.k).ahead(_SITES_AHEAD)
         flat = steps.flatten()
-        for position, layout in enumerate(layouts):
+        for position, layout in enumerate(tables):
             rows = (flat == position).nonzero()[:, 0]
             if len(rows):
                 params = self.members[position].sample(streams[rows], torch.Size((len(rows), *shape[1:])))
@@ -147,20 +149,17 @@ class BaRT(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Execute each image's program."""
-        layouts = _layouts(self.members, images.shape[2:])
+        tables = layouts(self.members, images.shape[2:])
         launches = [
-            _Launch(
+            Launch(
                 self.members[position],
                 rows,
-                layouts[position].unpack(params["floats"][rows, stages], params["ints"][rows, stages]),
+                tables[position].unpack(params["floats"][rows, stages], params["ints"][rows, stages]),
                 self.clamp,
             )
-            for position, rows, stages in self._schedule(params["steps"])
+            for position, rows, stages in schedule(params["steps"], self._serial)
         ]
-        if not (torch.is_grad_enabled() and images.requires_grad):
-            return _execute(images, launches)
-        out: Tensor = _Program.apply(images, launches, self.checkpoint)
-        return out
+        return execute(images, launches, self.checkpoint)
 
     def program(self, params: Params, row: int, shape: torch.Size) -> list[tuple[Transform, Params]]:
         """One image's program: its transforms in order, each with its parameters (of first dimension 1).
@@ -170,35 +169,12 @@ class BaRT(Transform):
             row: of the image.
             shape: of the images.
         """
-        layouts = _layouts(self.members, shape[2:])
+        tables = layouts(self.members, shape[2:])
         steps = [(stage, step) for stage, step in enumerate(params["steps"][row].tolist()) if step >= 0]
         return [
-            (self.members[step], layouts[step].unpack(params["floats"][row, [stage]], params["ints"][row, [stage]]))
+            (self.members[step], tables[step].unpack(params["floats"][row, [stage]], params["ints"][row, [stage]]))
             for stage, step in steps
         ]
-
-    def _schedule(self, steps: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """What to run when: (position in `members`, rows, their stages), the transform with most waiting images first."""
-        programs = [[step for step in program if step >= 0] for program in steps.tolist()]
-        stage = [0] * len(programs)
-        while True:
-            waiting = Counter(program[at] for program, at in zip(programs, stage, strict=True) if at < len(program))
-            if not waiting:
-                return
-            to_come = Counter(step for program, at in zip(programs, stage, strict=True) for step in program[at:])
-            ready = {step: count for step, count in waiting.items() if not self._wait(step, count, to_come)} or waiting
-            step = max(ready, key=lambda position: (ready[position], -position))
-            rows = [
-                row for row, program in enumerate(programs) if stage[row] < len(program) and program[stage[row]] == step
-            ]
-            index = torch.tensor(rows, device=steps.device)
-            yield step, index, torch.tensor([stage[row] for row in rows], device=steps.device)
-            for row in rows:
-                stage[row] += 1
-
-    def _wait(self, step: int, waiting: int, to_come: Mapping[int, int]) -> bool:
-        """Whether a serial transform should wait for the images that will need it later."""
-        return isinstance(self.members[step], _SERIAL) and to_come[step] > waiting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,93 +212,3 @@ class BartGao(BaRT):
             FftPerturbation(),
         )
         return tuple(six[: self.k])
-
-
-class _Layout:
-    """Where each parameter of a transform stands in the rows of a float table and an integer table."""
-
-    def __init__(self, example: Params) -> None:
-        self.fields = {key: (value.dtype, value.shape[1:]) for key, value in example.items()}
-        self.floats = sum(prod(shape) for dtype, shape in self.fields.values() if dtype.is_floating_point)
-        self.ints = sum(prod(shape) for dtype, shape in self.fields.values() if not dtype.is_floating_point)
-
-    def _columns(self) -> Iterator[tuple[str, torch.dtype, torch.Size, slice]]:
-        ends = {True: 0, False: 0}
-        for key, (dtype, shape) in self.fields.items():
-            kind = dtype.is_floating_point
-            start, ends[kind] = ends[kind], ends[kind] + prod(shape)
-            yield key, dtype, shape, slice(start, ends[kind])
-
-    def pack(self, params: Params, rows: Tensor, floats: Tensor, ints: Tensor) -> None:
-        """Write parameters into rows of the tables."""
-        for key, dtype, _, columns in self._columns():
-            table = floats if dtype.is_floating_point else ints
-            table[rows, columns] = params[key].reshape(len(rows), -1).to(table.dtype)
-
-    def unpack(self, floats: Tensor, ints: Tensor) -> dict[str, Tensor]:
-        """Read parameters from rows of the tables."""
-        return {
-            key: (floats if dtype.is_floating_point else ints)[:, columns].reshape(-1, *shape).to(dtype)
-            for key, dtype, shape, columns in self._columns()
-        }
-
-
-@lru_cache(maxsize=64)
-def _layouts(members: tuple[Transform, ...], size: torch.Size) -> list[_Layout]:
-    """The layout of every member's parameters, from an empty sample."""
-    nobody = torch.zeros(0, dtype=torch.int64)
-    draws = Draws(seed=0, phase=Phase.ATTACK, images=nobody, queries=nobody)
-    return [_Layout(member.sample(draws, torch.Size((0, 3, *size)))) for member in members]
-
-
-@dataclass(frozen=True)
-class _Launch:
-    """One transform on the rows that wait for it."""
-
-    transform: Transform
-    rows: Tensor
-    params: Params
-    clamp: bool
-
-    def __call__(self, images: Tensor) -> Tensor:
-        out = self.transform.transform(images, self.params)
-        if out.shape != images.shape:
-            raise InputError(f"bart: a transform must keep the size of images, {self.transform.name} does not")
-        return clip(out) if self.clamp else out
-
-
-def _execute(images: Tensor, launches: Sequence[_Launch]) -> Tensor:
-    out = images.clone()
-    for launch in launches:
-        out[launch.rows] = launch(out[launch.rows])
-    return out
-
-
-class _Program(torch.autograd.Function):
-    """All launches as one node: rows are updated in place, and each launch keeps its own small graph."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, launches: Sequence[_Launch], checkpoint: bool) -> Tensor:
-        out = images.clone()
-        ctx.tape = []
-        for launch in launches:
-            leaf = out[launch.rows].requires_grad_()
-            if checkpoint:
-                ctx.tape.append((launch, leaf, None))
-                value = launch(leaf.detach())
-            else:
-                with torch.enable_grad():
-                    value = launch(leaf)
-                ctx.tape.append((launch, leaf, value))
-            out[launch.rows] = value.detach()
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        gradient = grads[0].clone(memory_format=torch.contiguous_format)
-        for launch, leaf, kept in reversed(ctx.tape):
-            with torch.enable_grad():
-                value = launch(leaf) if kept is None else kept
-            (own,) = torch.autograd.grad(value, leaf, gradient[launch.rows], retain_graph=kept is not None)
-            gradient[launch.rows] = own
-        return gradient, None, None

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
+from cannonade.errors import InputError
 
 Params = Mapping[str, Tensor]
 
@@ -75,12 +76,14 @@ class Transform(ABC):
     Attributes:
         backward: "own" for the transform's gradient, "identity" for identity BPDA, which treats the transform and its
             clamp as the identity in backward, as the paper's authors did throughout.
+        least_side: the smallest height and width that it can transform.
         example: constructor arguments of a small example, where the defaults alone make nothing that can run.
     """
 
     name: ClassVar[str]
     gradient: ClassVar[Gradient]
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    least_side: ClassVar[int] = 2
 
     backward: Literal["own", "identity"] = "own"
 
@@ -121,7 +124,20 @@ class Transform(ABC):
         """
 
     def transform(self, images: Tensor, params: Params) -> Tensor:
-        """`apply` in the precision and with the backward asked for: half precision is computed in float32."""
+        """`apply` in the precision and with the backward asked for: half precision is computed in float32.
+
+        Raises:
+            InputError: the images are not RGB, or too small. Their values are checked at the door of an attack or a vote, not
+                here, where it would wait for the device.
+        """
+        if images.dim() != 4 or images.shape[1] != 3 or not images.is_floating_point():
+            raise InputError(
+                f"{self.name}: images must be RGB floats [N, 3, H, W], got {list(images.shape)} {images.dtype}"
+            )
+        if min(images.shape[2:]) < self.least_side:
+            raise InputError(
+                f"{self.name}: image sides must be at least {self.least_side}, got {list(images.shape[2:])}: use larger images"
+            )
         half = images.dtype in (torch.float16, torch.bfloat16)
         wide = images.float() if half else images
         if self.backward == "identity":

@@ -7,7 +7,9 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
-from cannonade.kernels.window import bilateral_mean, disk_mean, disk_median, gaussian_blur
+from cannonade.kernels.blur import gaussian_blur
+from cannonade.kernels.median import disk_median
+from cannonade.kernels.window import bilateral_mean, disk_mean
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_probability, check_range
 

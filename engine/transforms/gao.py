@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.window import box_median, gaussian_blur
+from cannonade.kernels.blur import gaussian_blur
+from cannonade.kernels.median import box_median
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_range
 

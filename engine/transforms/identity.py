@@ -15,6 +15,7 @@ class Identity(Transform):
     """The image as it is, gradient included: the undefended classifier behind the same interface."""
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    least_side: ClassVar[int] = 1
 
     def sample(self, draws: Draws, shape: torch.Size) -> Params:
         """Nothing to draw."""

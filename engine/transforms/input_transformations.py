@@ -68,6 +68,7 @@ class Jpeg(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.STRAIGHT_THROUGH
+    least_side: ClassVar[int] = 6
 
     quality: int = 75
     rounding: Rounding = "truncate"

@@ -28,6 +28,7 @@ class Smoothing(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    least_side: ClassVar[int] = 1
 
     sigma: float = 0.25
     mean: float = 0.0
@@ -70,6 +71,7 @@ class NoiseInjection(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    least_side: ClassVar[int] = 1
 
     modes: tuple[str, ...] = MODES
     sigma: float = 0.1

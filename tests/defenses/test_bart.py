@@ -7,6 +7,7 @@ import torch
 from scipy import stats
 
 from cannonade.defenses.bart import GROUPS, BaRT, BartGao
+from cannonade.defenses.program import schedule
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.kernels.pointwise import clip
@@ -110,7 +111,7 @@ def test_schedule_runs_every_step_once_in_order_and_holds_serial_ones_back():
     steps = bart._choose(draws_for(32))
     reached = [0] * 32
     launches = Counter()
-    for position, rows, stages in bart._schedule(steps):
+    for position, rows, stages in schedule(steps, bart._serial):
         launches[position] += 1
         for row, stage in zip(rows.tolist(), stages.tolist(), strict=True):
             assert reached[row] == stage

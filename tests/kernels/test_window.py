@@ -5,8 +5,11 @@ import torch
 import torch.nn.functional as F
 
 from cannonade.errors import InputError
-from cannonade.kernels import window
-from cannonade.kernels.window import bilateral_mean, box_median, disk, disk_mean, disk_median, gaussian_blur
+from cannonade.kernels import sheets
+from cannonade.kernels.blur import gaussian_blur
+from cannonade.kernels.median import box_median, disk_median
+from cannonade.kernels.sheets import disk
+from cannonade.kernels.window import bilateral_mean, disk_mean
 
 SHAPES = [(2, 3, 17, 31), (1, 1, 5, 40)]
 
@@ -156,8 +159,8 @@ def test_blocks_and_memory_layout_change_nothing(name, monkeypatch):
         return out, first[0]
 
     expected = run(images)
-    monkeypatch.setattr(window, "_BLOCK", 200)
-    monkeypatch.setattr(window, "_FEW", 1)
+    monkeypatch.setattr(sheets, "_BLOCK", 200)
+    monkeypatch.setattr(sheets, "_FEW", 1)
     turned = images.permute(3, 0, 1, 2).contiguous().permute(1, 2, 3, 0)
     for got, want in zip(run(turned), expected, strict=True):
         torch.testing.assert_close(got, want, rtol=0, atol=1e-6)

@@ -8,6 +8,7 @@ import torch
 
 import cannonade.defenses  # noqa: F401  # registers the composed ones too
 from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
 from cannonade.transforms.base import REGISTRY, Gradient
 
 NAMES = sorted(REGISTRY)
@@ -178,3 +179,27 @@ def test_clamps_pass_the_gradient_of_black_and_white(name):
     transform = make(name, modes=("salt",), amount=0.0) if name == "noise_injection" else make(name)
     (gradient,) = torch.autograd.grad(transform(extremes, draws_for(8)).sum(), extremes)
     assert (gradient != 0).any(dim=(1, 2, 3)).sum() >= 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_images_that_are_not_rgb_are_refused_by_name(name):
+    transform = make(name)
+    params = transform.sample(draws_for(2), torch.Size((2, 3, 40, 36)))
+    for images in (noise_images(2)[:, :1], torch.rand(2, 4, 40, 36), noise_images(2)[0], noise_images(2).int()):
+        with pytest.raises(InputError, match=rf"{name}: images must be RGB floats \[N, 3, H, W\]"):
+            transform.transform(images, params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(3, 40), (40, 3), (1, 1), (5, 6)])
+def test_tiny_images_work_or_are_refused_by_name(name, shape):
+    transform, images = make(name), noise_images(4, *shape)
+    names = {name, type(transform).__name__}
+    for member in getattr(transform, "members", ()):
+        names |= {member.name, type(member).__name__}
+    refusal = ""
+    try:
+        out = transform(images, draws_for(4))
+    except InputError as error:
+        refusal = str(error)
+    assert any(known in refusal for known in names) if refusal else out.isfinite().all()

@@ -1,0 +1,142 @@
+"""Programs: a list of transforms per image, packed in tables, and executed without a barrier between stages."""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
+from cannonade.kernels.pointwise import clip
+from cannonade.transforms.base import Params, Transform
+
+
+class Layout:
+    """Where each parameter of a transform stands in the rows of a float table and an integer table."""
+
+    def __init__(self, example: Params) -> None:
+        self.fields = {key: (value.dtype, value.shape[1:]) for key, value in example.items()}
+        self.floats = sum(prod(shape) for dtype, shape in self.fields.values() if dtype.is_floating_point)
+        self.ints = sum(prod(shape) for dtype, shape in self.fields.values() if not dtype.is_floating_point)
+
+    def _columns(self) -> Iterator[tuple[str, torch.dtype, torch.Size, slice]]:
+        ends = {True: 0, False: 0}
+        for key, (dtype, shape) in self.fields.items():
+            kind = dtype.is_floating_point
+            start, ends[kind] = ends[kind], ends[kind] + prod(shape)
+            yield key, dtype, shape, slice(start, ends[kind])
+
+    def pack(self, params: Params, rows: Tensor, floats: Tensor, ints: Tensor) -> None:
+        """Write parameters into rows of the tables."""
+        for key, dtype, _, columns in self._columns():
+            table = floats if dtype.is_floating_point else ints
+            table[rows, columns] = params[key].reshape(len(rows), -1).to(table.dtype)
+
+    def unpack(self, floats: Tensor, ints: Tensor) -> dict[str, Tensor]:
+        """Read parameters from rows of the tables."""
+        return {
+            key: (floats if dtype.is_floating_point else ints)[:, columns].reshape(-1, *shape).to(dtype)
+            for key, dtype, shape, columns in self._columns()
+        }
+
+
+@lru_cache(maxsize=64)
+def layouts(members: tuple[Transform, ...], size: torch.Size) -> list[Layout]:
+    """The layout of every member's parameters, from an empty sample."""
+    nobody = torch.zeros(0, dtype=torch.int64)
+    draws = Draws(seed=0, phase=Phase.ATTACK, images=nobody, queries=nobody)
+    return [Layout(member.sample(draws, torch.Size((0, 3, *size)))) for member in members]
+
+
+def schedule(steps: Tensor, serial: Collection[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """What to run when: the transform that most images wait for, as soon as they do.
+
+    Args:
+        steps: [N, k] int64, each image's transforms in order; −1 for none.
+        serial: transforms that wait until every image that will need them is there. Their cost is a serial chain, whatever
+            the number of images: better late and together than early and twice.
+
+    Returns:
+        (transform, rows, each row's stage), until every program is done.
+    """
+    programs = [[step for step in program if step >= 0] for program in steps.tolist()]
+    stage = [0] * len(programs)
+    while True:
+        waiting = Counter(program[at] for program, at in zip(programs, stage, strict=True) if at < len(program))
+        if not waiting:
+            return
+        to_come = Counter(step for program, at in zip(programs, stage, strict=True) for step in program[at:])
+        ready = [step for step, count in waiting.items() if step not in serial or to_come[step] == count]
+        step = max(ready or waiting, key=lambda candidate: (waiting[candidate], -candidate))
+        rows = [row for row, program in enumerate(programs) if program[stage[row] : stage[row] + 1] == [step]]
+        index = torch.tensor(rows, device=steps.device)
+        yield step, index, torch.tensor([stage[row] for row in rows], device=steps.device)
+        for row in rows:
+            stage[row] += 1
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One transform on the rows that wait for it."""
+
+    transform: Transform
+    rows: Tensor
+    params: Params
+    clamp: bool
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Transform the rows that wait: [M, 3, H, W] to the same."""
+        out = self.transform.transform(images, self.params)
+        if out.shape != images.shape:
+            raise InputError(f"bart: a transform must keep the size of images, {self.transform.name} does not")
+        return clip(out) if self.clamp else out
+
+
+def execute(images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
+    """Run launches in order: [N, 3, H, W] to the same.
+
+    Args:
+        checkpoint: keep only each launch's input and run it again in backward.
+    """
+    if torch.is_grad_enabled() and images.requires_grad:
+        result: Tensor = _Program.apply(images, launches, checkpoint)
+        return result
+    out = images.clone()
+    for launch in launches:
+        out[launch.rows] = launch(out[launch.rows])
+    return out
+
+
+class _Program(torch.autograd.Function):
+    """All launches as one node: rows are updated in place, and each launch keeps its own small graph."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
+        out = images.clone()
+        ctx.tape = []
+        for launch in launches:
+            leaf = out[launch.rows].requires_grad_()
+            if checkpoint:
+                ctx.tape.append((launch, leaf, None))
+                value = launch(leaf.detach())
+            else:
+                with torch.enable_grad():
+                    value = launch(leaf)
+                ctx.tape.append((launch, leaf, value))
+            out[launch.rows] = value.detach()
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        gradient = grads[0].clone(memory_format=torch.contiguous_format)
+        for launch, leaf, kept in reversed(ctx.tape):
+            with torch.enable_grad():
+                value = launch(leaf) if kept is None else kept
+            (own,) = torch.autograd.grad(value, leaf, gradient[launch.rows], retain_graph=kept is not None)
+            gradient[launch.rows] = own
+        return gradient, None, None
