@@ -16,12 +16,14 @@ from typing import Any
 
 # Resolved on first use, so that importing the package, as `cannonade --help` does, does not wait for torch.
 _HOMES = {
-    "AttackResult": "cannonade.attacks.pgd",
+    "AttackResult": "cannonade.attacks.attack",
+    "AutoPGD": "cannonade.attacks.auto_pgd",
     "Classifier": "cannonade.classifier",
     "DefendedClassifier": "cannonade.defended",
     "Draws": "cannonade.draws",
     "EOT": "cannonade.attacks.eot",
     "InputError": "cannonade.errors",
+    "Mixed": "cannonade.attacks.goals",
     "PGD": "cannonade.attacks.pgd",
     "Phase": "cannonade.draws",
     "Targeted": "cannonade.attacks.goals",

@@ -57,7 +57,8 @@ def _bytes_per_row(defended: DefendedClassifier, image: Tensor) -> int:
 
 def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + idle  # what PyTorch keeps for itself can be used again
     free = int(psutil.virtual_memory().available)
     if all(file.exists() for file in _LIMIT_FILES):
         limit, used = (file.read_text().strip() for file in _LIMIT_FILES)
@@ -78,10 +79,15 @@ def with_retreat(work: Callable[[int], Result], chunk: int) -> tuple[Result, int
     while True:
         try:
             return work(chunk), chunk
-        except torch.OutOfMemoryError:
-            if chunk == 1:
+        except RuntimeError as error:
+            if chunk == 1 or not _out_of_memory(error):
                 raise
         # Outside the except block, so that the exception's frames no longer hold the tensors of the failed pass.
         gc.collect()
         torch.cuda.empty_cache()
         chunk //= 2
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """On a CPU the allocator's refusal has no type of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

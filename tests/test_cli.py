@@ -76,6 +76,8 @@ BAD = [
     ({"--data": "range.npz"}, "floats in [0, 1]"),
     ({"--limit": "0"}, "limit must be at least 1"),
     ({"--target": "1000"}, "target must be"),
+    ({"--target": "anyone"}, "'least_likely' or 'random'"),
+    ({"--attack": "auto_pgd(loss='dlr_targeted')"}, "a target and a true label for every image"),
     ({"--out": "used"}, "holds another run"),
     ({"--out": "/proc/cannonade"}, "cannot be written|can be written"),
     ({"--device": "cuda:99"}, "device must be"),

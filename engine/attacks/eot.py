@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cannonade.attacks.goals import Goal
 from cannonade.attacks.losses import Loss
+from cannonade.attacks.reach import lost_gradient
 from cannonade.chunking import Chunk, resolve_chunk, with_retreat
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws
@@ -22,12 +23,14 @@ class Estimate:
     Attributes:
         gradient: [N, C, H, W], of what the attack maximises.
         objective: [N], its value.
+        gradients: defended gradients that each image took.
         forwards: forward passes that each image took, those of the gradients included.
         chunk: rows of one pass, smaller than asked for after a retreat.
     """
 
     gradient: Tensor
     objective: Tensor
+    gradients: int
     forwards: int
     chunk: int
 
@@ -53,11 +56,14 @@ class EOT:
         average: what is averaged. "loss": (1/m) Σ ∇L(f_j), the paper's; "logits": ∇L of the mean logits; "probs": ∇L of the
             mean probabilities. On a deterministic model all three are the same. In more than one chunk the last two take a
             second pass, whose m forwards are counted.
+        common: common random numbers: every estimate takes the same m draws, the image's first. An attack then optimises
+            against these m, which a vote never sees; without, every step has fresh ones.
         chunk: rows of one pass; "auto" finds them from a measured probe and halves them when memory runs out.
     """
 
     samples: int = 1
     average: Literal["loss", "logits", "probs"] = "loss"
+    common: bool = False
     chunk: Chunk = "auto"
 
     def __post_init__(self) -> None:
@@ -67,6 +73,11 @@ class EOT:
             raise InputError(f"average must be 'loss', 'logits' or 'probs', got {self.average!r}")
         if self.chunk != "auto" and self.chunk < 1:
             raise InputError(f"chunk must be at least 1, or 'auto', got {self.chunk}")
+
+    @property
+    def queries(self) -> int:
+        """Draws of an estimate: by so many queries an image's streams advance."""
+        return self.samples
 
     def resolved(self, defended: DefendedClassifier, images: Tensor) -> "EOT":
         """The same estimator with a number for its chunk."""
@@ -81,13 +92,19 @@ class EOT:
             goal: of N images.
             loss: what the goal turns into an objective.
             draws: N streams; draw j of an image is its stream j queries later.
+
+        Raises:
+            InputError: the logits do not hang on the images; says where the graph ends.
         """
+        if self.common:
+            draws = replace(draws, queries=torch.zeros_like(draws.queries))
         average = self._average_loss if self.average == "loss" else self._average_outputs
         chunk = resolve_chunk(self.chunk, defended, images, len(images) * self.samples)
-        (gradient, objective, forwards), used = with_retreat(
-            lambda size: average(defended, images, goal, loss, draws, size), chunk
-        )
-        return Estimate(gradient, objective, forwards, used)
+        with torch.enable_grad():
+            (gradient, objective, forwards), used = with_retreat(
+                lambda size: average(defended, images, goal, loss, draws, size), chunk
+            )
+        return Estimate(gradient, objective, self.samples, forwards, used)
 
     def _average_loss(
         self, defended: DefendedClassifier, images: Tensor, goal: Goal, loss: Loss, draws: Draws, chunk: int
@@ -95,23 +112,23 @@ class EOT:
         gradient = torch.zeros_like(images)
         objective = images.new_zeros(len(images))
         for rows in self._chunks(len(images), draws, chunk):
-            leaf = images[rows.images].requires_grad_()
+            leaf = images[rows.images].detach().requires_grad_()
             objectives = goal[rows.images].objective(defended.logits(leaf, rows.draws), loss)
-            (gradients,) = torch.autograd.grad(objectives.sum(), leaf)
+            gradients = _input_gradient(objectives.sum(), leaf, None, defended, rows.draws)
             _add_rows(gradient, gradients, rows)
             _add_rows(objective, objectives.detach(), rows)
+            del leaf, objectives, gradients  # else they live on beside the next chunk's activations
         return gradient / self.samples, objective / self.samples, self.samples
 
     def _average_outputs(
         self, defended: DefendedClassifier, images: Tensor, goal: Goal, loss: Loss, draws: Draws, chunk: int
     ) -> tuple[Tensor, Tensor, int]:
         """∇L(ψ(mean φ(f_j))): φ, ψ = identity for logits, softmax and log for probabilities."""
-        chunks = list(self._chunks(len(images), draws, chunk))
-        once = len(chunks) == 1
+        once = chunk >= len(images) * self.samples
         mean = images.new_zeros(len(images), defended.num_classes)
-        for rows in chunks:
+        for rows in self._chunks(len(images), draws, chunk):
             with torch.set_grad_enabled(once):
-                leaf = images[rows.images].requires_grad_(once)
+                leaf = images[rows.images].detach().requires_grad_(once)
                 outputs = self._output(defended.logits(leaf, rows.draws))
             _add_rows(mean, outputs.detach(), rows)
         mean = (mean / self.samples).requires_grad_()
@@ -119,12 +136,13 @@ class EOT:
         objective = goal.objective(mean if self.average == "logits" else mean.clamp(min=tiny).log(), loss)
         (slope,) = torch.autograd.grad(objective.sum(), mean)
         gradient = torch.zeros_like(images)
-        for rows in chunks:
+        for rows in self._chunks(len(images), draws, chunk):
             if not once:
-                leaf = images[rows.images].requires_grad_()
+                leaf = images[rows.images].detach().requires_grad_()
                 outputs = self._output(defended.logits(leaf, rows.draws))
-            (gradients,) = torch.autograd.grad(outputs, leaf, slope[rows.images])
+            gradients = _input_gradient(outputs, leaf, slope[rows.images], defended, rows.draws)
             _add_rows(gradient, gradients, rows)
+            del leaf, outputs, gradients
         return gradient / self.samples, objective.detach(), self.samples if once else 2 * self.samples
 
     def _output(self, logits: Tensor) -> Tensor:
@@ -140,6 +158,18 @@ class EOT:
             shifted = draws[images]
             shifted = replace(shifted, queries=shifted.queries + rows // count)
             yield _Rows(start, min(start + size, total), images, shifted)
+
+
+def _input_gradient(
+    output: Tensor, leaf: Tensor, slope: Tensor | None, defended: DefendedClassifier, draws: Draws
+) -> Tensor:
+    """The gradient of the output at the leaf; raises InputError where no graph leads there."""
+    gradient: Tensor | None = None
+    if output.requires_grad:
+        (gradient,) = torch.autograd.grad(output, leaf, slope, allow_unused=True)
+    if gradient is None:
+        raise InputError(lost_gradient(defended, leaf, draws))
+    return gradient
 
 
 def _add_rows(total: Tensor, values: Tensor, rows: _Rows) -> None:

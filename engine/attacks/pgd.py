@@ -1,39 +1,26 @@
 """Projected gradient descent, plain or over averaged draws of a stochastic defense."""
 
+import warnings
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from cannonade.attacks.attack import AttackResult, check_ball
 from cannonade.attacks.eot import EOT
+from cannonade.attacks.finite_differences import FiniteDifferences
 from cannonade.attacks.goals import Goal, as_goal
-from cannonade.attacks.losses import LOSSES
+from cannonade.attacks.losses import LOSSES, margin
+from cannonade.attacks.momentum import Momentum
 from cannonade.attacks.norms import NORMS
+from cannonade.attacks.reach import lost_gradient
+from cannonade.attacks.schedules import SCHEDULES
 from cannonade.checks import check_images
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
-
-
-@dataclass(frozen=True)
-class AttackResult:
-    """What an attack made of a batch.
-
-    Attributes:
-        images: [N, C, H, W], the adversarial images.
-        gradients: [N] int64, defended gradients that each image cost.
-        forwards: [N] int64, forward passes that each image cost, those of its gradients included.
-        nonfinite: [N] int64, steps at which the gradient was not finite; the image stood still at those.
-        zero: [N] int64, steps at which the gradient was zero everywhere.
-        chunk: rows of one pass at the end, smaller than at the start after a retreat for memory.
-    """
-
-    images: Tensor
-    gradients: Tensor
-    forwards: Tensor
-    nonfinite: Tensor
-    zero: Tensor
-    chunk: int
+from cannonade.voting import majority_vote
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +28,26 @@ class PGD:
     """Projected gradient descent (Madry et al., ICLR 2018; paper, equation 1). The last iterate is returned.
 
     At each step: a step of norm `step_size` along the gradient of the loss, projection onto the ball around the original
-    image, then clipping to [0, 1].
+    image, then clipping to [0, 1] (in l1 both at once, as in APGD-L1). Draws advance per image, so that restarts, chunks and
+    images that are left out never shift another's. Restarts and freezing are judged by votes of the selection phase, which
+    share no draws with the gradients, nor with the votes that report the outcome.
 
     Attributes:
-        eps: radius of the ball in units of [0, 1].
+        eps: radius of the ball in units of [0, 1]. At 0 the images are returned as they are.
         steps: k, the number of steps.
         step_size: α, in the same units.
-        norm: "linf" or "l2".
-        random_start: start uniformly in the ball rather than at the image.
-        loss: "cross_entropy".
+        norm: "linf", "l2" or "l1".
+        random_start: start uniformly in the ball rather than at the image; second and later starts always do.
+        loss: "cross_entropy", "margin" (the linear loss of Sitawarin et al.), "dlr" or "dlr_targeted".
+        schedule: of the step size: "constant", "cosine" (to nearly 0) or "halving" (after each quarter).
+        momentum: μ of heavy-ball momentum, 0 for none, or several numbers for aggregated momentum, such as (0, 0.9, 0.99).
+        direction: "steepest" for the norm's direction of steepest ascent (the sign in linf), "gradient" for the gradient as it
+            is, as in the attacks of Athalye et al. (ICML 2018) on input transformations; α is then a learning rate.
+        order: "project_clip" as above; "clip_project" clips first, as ART, advertorch and cleverhans do. They differ in l2, l1.
+        restarts: how often to start; the point with the largest lead in a selection vote is returned.
+        freeze_every: after so many steps, vote, and leave alone from then on the images that lead by 2·√votes (two standard
+            deviations of a coin's lead), so that passes are filled with unfinished ones; 0 for never.
+        selection_votes: predictions of a selection vote.
         gradient: how the gradient of the stochastic classifier is estimated.
     """
 
@@ -59,21 +57,38 @@ class PGD:
     norm: str = "linf"
     random_start: bool = False
     loss: str = "cross_entropy"
-    gradient: EOT = field(default_factory=EOT)
+    schedule: str = "constant"
+    momentum: float | tuple[float, ...] = 0.0
+    direction: Literal["steepest", "gradient"] = "steepest"
+    order: Literal["project_clip", "clip_project"] = "project_clip"
+    restarts: int = 1
+    freeze_every: int = 0
+    selection_votes: int = 20
+    gradient: EOT | FiniteDifferences = field(default_factory=EOT)
 
     def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise InputError(f"norm must be one of {', '.join(NORMS)}, got {self.norm!r}")
-        if self.loss not in LOSSES:
-            raise InputError(f"loss must be one of {', '.join(LOSSES)}, got {self.loss!r}")
-        if not self.eps >= 0 or (self.norm == "linf" and self.eps > 1):
-            raise InputError(
-                f"eps must be in [0, 1] for linf and at least 0 for l2 (for 8/255 write 8/255), got {self.eps}"
-            )
-        if self.steps < 1:
-            raise InputError(f"steps must be at least 1, got {self.steps}")
+        check_ball(self.norm, self.eps)
+        for name, value, valid in (
+            ("loss", self.loss, LOSSES),
+            ("schedule", self.schedule, SCHEDULES),
+            ("direction", self.direction, ("steepest", "gradient")),
+            ("order", self.order, ("project_clip", "clip_project")),
+        ):
+            if value not in valid:
+                raise InputError(f"{name} must be one of {', '.join(valid)}, got {value!r}")
+        for name, number, least in (
+            ("steps", self.steps, 1),
+            ("restarts", self.restarts, 1),
+            ("freeze_every", self.freeze_every, 0),
+            ("selection_votes", self.selection_votes, 1),
+        ):
+            if number < least:
+                raise InputError(f"{name} must be at least {least}, got {number}")
         if not self.step_size > 0:
             raise InputError(f"step_size must be positive, got {self.step_size}")
+        dampings = self.momentum if isinstance(self.momentum, tuple) else (self.momentum,)
+        if not dampings or not all(0 <= damping < 1 for damping in dampings):
+            raise InputError(f"momentum must be in [0, 1), or several such numbers, got {self.momentum}")
 
     def __call__(
         self, defended: DefendedClassifier, images: Tensor, goal: Goal | Tensor, *, ids: Tensor | None = None
@@ -83,37 +98,135 @@ class PGD:
         Args:
             defended: the classifier under attack.
             images: [N, C, H, W] in [0, 1].
-            goal: `Untargeted(labels)`, `Targeted(targets)`, or [N] labels for the untargeted goal.
+            goal: `Untargeted(labels)`, `Targeted(targets)`, `Mixed(labels, targets)`, or [N] labels for the untargeted goal.
             ids: [N] int64, each image's index in its data set, which decides its draws; 0 … N−1 by default.
 
         Raises:
-            InputError: images, goal or ids that do not fit together.
+            InputError: images, goal or ids that do not fit together, or logits that do not hang on the images.
+
+        Warns:
+            UserWarning: every gradient was zero; says where it was lost.
         """
         goal = as_goal(goal)
-        ids = check_images(images, len(goal), ids)
-        norm, loss = NORMS[self.norm], LOSSES[self.loss]
-        draws = Draws(seed=defended.seed, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
-        cost = ids.new_zeros(4, len(ids))  # gradients, forwards, nonfinite, zero
-        if len(images) == 0:
-            return _result(images.clone(), cost, 0)
-        eot = self.gradient.resolved(defended, images)
-        adversarial = images.clone()
-        if self.random_start:
-            start = norm.start(images.shape, self.eps, replace(draws, phase=Phase.START))
-            adversarial = (images + start.to(images.dtype)).clamp(0, 1)
-        for step in range(self.steps):
-            queries = torch.full_like(ids, step * eot.samples)
-            estimate = eot.estimate(defended, adversarial, goal, loss, replace(draws, queries=queries))
-            eot = replace(eot, chunk=estimate.chunk)
-            finite = estimate.gradient.flatten(1).isfinite().all(1)
-            flat = ~estimate.gradient.flatten(1).any(1)
-            cost += torch.stack(
-                (torch.full_like(ids, eot.samples), torch.full_like(ids, estimate.forwards), ~finite, flat)
-            )
-            moved = adversarial + self.step_size * norm.step(estimate.gradient)
-            inside = (images + norm.project(moved - images, self.eps)).clamp(0, 1)
-            adversarial = torch.where(finite[:, None, None, None], inside, adversarial)
-        return _result(adversarial, cost, estimate.chunk)
+        run = _Run(self, defended, images, goal, check_images(images, len(goal), ids))
+        if len(images) == 0 or self.eps == 0:
+            return _result(images.clone(), run.cost, 0)
+        run.gradient = self.gradient.resolved(defended, images)
+        for restart in range(self.restarts):
+            if len(rows := run.open):
+                run.keep(rows, self._climb(run, restart))
+        if run.all_zero():
+            warnings.warn(lost_gradient(defended, images, run.draws(Phase.SELECTION, 0)), stacklevel=2)
+        return _result(run.best, run.cost, int(run.gradient.chunk))
+
+    def _climb(self, run: "_Run", restart: int) -> Tensor:
+        """From one start to its last iterate, [N, C, H, W]; only the images still open move."""
+        step = NORMS[self.norm].step if self.direction == "steepest" else torch.clone
+        momentum = Momentum(self.momentum, run.images.shape, step, raw=self.direction == "gradient")
+        points = self._start(run, restart)
+        for number in range(self.steps):
+            if number and self.freeze_every and number % self.freeze_every == 0:
+                run.freeze(points)
+            rows = run.open
+            if len(rows) == 0:
+                break
+            gradient, finite = run.estimate(points[rows], restart * self.steps + number)
+            size = self.step_size * SCHEDULES[self.schedule](number / self.steps)
+            moved = points[rows] + size * momentum.direction(gradient, rows)
+            inside = self._confine(run.images[rows], moved)
+            points[rows] = torch.where(finite[:, None, None, None], inside, points[rows])
+        return points
+
+    def _start(self, run: "_Run", restart: int) -> Tensor:
+        if not self.random_start and restart == 0:
+            return run.images.clone()
+        start = NORMS[self.norm].start(run.images.shape, self.eps, run.draws(Phase.START, restart))
+        if self.norm == "l1":
+            return NORMS[self.norm].confine(run.images, start.to(run.images.dtype), self.eps)
+        return (run.images + start.to(run.images.dtype)).clamp(0, 1)
+
+    def _confine(self, images: Tensor, moved: Tensor) -> Tensor:
+        norm = NORMS[self.norm]
+        if self.order == "project_clip":
+            return norm.confine(images, moved - images, self.eps)
+        return (images + norm.project(moved.clamp(0, 1) - images, self.eps)).clamp(0, 1)
+
+
+class _Run:
+    """What one call of an attack works on: the images, what they cost, the best points, and who is still attacked.
+
+    Attributes:
+        images: [N, C, H, W], the originals.
+        open: [M] int64, the images that no selection vote has shown broken.
+        best: [N, C, H, W], the points to return.
+        cost: [4, N] int64: gradients, forwards, steps without finite gradient, steps with a zero one.
+        gradient: the estimator, with the chunk it has come down to.
+    """
+
+    def __init__(self, attack: PGD, defended: DefendedClassifier, images: Tensor, goal: Goal, ids: Tensor) -> None:
+        self.images, self.gradient = images, attack.gradient
+        self.open = torch.arange(len(images), device=images.device)
+        self.best = images
+        self.cost = ids.new_zeros(4, len(ids))
+        self._attack, self._defended, self._goal, self._ids = attack, defended, goal, ids
+        self._leads = images.new_full((len(images),), -torch.inf)
+
+    def draws(self, phase: Phase, query: int) -> Draws:
+        """One stream per image."""
+        return Draws(seed=self._defended.seed, phase=phase, images=self._ids, queries=torch.full_like(self._ids, query))
+
+    def estimate(self, points: Tensor, number: int) -> tuple[Tensor, Tensor]:
+        """The gradients of the open images, 0 where they are not finite, and [M] where they are.
+
+        Args:
+            points: [M, C, H, W].
+            number: of the estimate, over all restarts.
+        """
+        rows = self.open
+        draws = self.draws(Phase.ATTACK, number * self.gradient.queries)[rows]
+        loss = LOSSES[self._attack.loss]
+        estimate = self.gradient.estimate(self._defended, points, self._goal[rows], loss, draws)
+        self.gradient = replace(self.gradient, chunk=estimate.chunk)
+        finite = estimate.gradient.flatten(1).isfinite().all(1)
+        zero = ~estimate.gradient.flatten(1).any(1)
+        spent = torch.tensor((estimate.gradients, estimate.forwards), device=rows.device)[:, None].expand(2, len(rows))
+        self.cost[:, rows] += torch.cat((spent, torch.stack((~finite, zero))))
+        return torch.where(finite[:, None, None, None], estimate.gradient, 0), finite
+
+    def freeze(self, points: Tensor) -> None:
+        """Close the images that a selection vote on their points shows broken."""
+        leads = self._lead(points[self.open], self.open)
+        self.open = self.open[leads < 2 * self._attack.selection_votes**0.5]
+
+    def keep(self, rows: Tensor, points: Tensor) -> None:
+        """Keep the better point of each image, the new one or the best so far; without restarts there is nothing to choose."""
+        if self._attack.restarts == 1:
+            self.best = points
+            return
+        leads = self._lead(points[rows], rows)
+        better = (leads > self._leads[rows])[:, None, None, None]
+        self.best = self.best.index_copy(0, rows, torch.where(better, points[rows], self.best[rows]))
+        self._leads = self._leads.index_copy(0, rows, leads.maximum(self._leads[rows]))
+
+    def _lead(self, points: Tensor, rows: Tensor) -> Tensor:
+        """[M], by how many of the selection votes each image is past its goal; half a vote more where the vote says so."""
+        chunk = int(self.gradient.chunk)
+        votes = majority_vote(
+            self._defended,
+            points,
+            self._attack.selection_votes,
+            phase=Phase.SELECTION,
+            ids=self._ids[rows],
+            chunk=chunk,
+        )
+        self.cost[1, rows] += votes.forwards
+        goal = self._goal[rows]
+        return goal.objective(votes.counts.to(points.dtype), margin) + goal.reached(votes.labels) / 2
+
+    def all_zero(self) -> bool:
+        """Whether there were gradients, and all of them were zero."""
+        gradients, _, _, zero = self.cost
+        return bool((zero > 0).all() and (zero * self.gradient.samples == gradients).all())
 
 
 def _result(images: Tensor, cost: Tensor, chunk: int) -> AttackResult:

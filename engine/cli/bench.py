@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from cannonade.cli.app import app, console
+from cannonade.errors import InputError
 
 bench = typer.Typer(help="Speed, memory and agreement with what the engine is compared to.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
@@ -27,8 +28,15 @@ def transforms(
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
     """Every BaRT transform against its oracle: difference, then ms an image, ratio and peak memory."""
+    from importlib.util import find_spec
+
     from rich.table import Table
 
+    missing = [name for name in ("skimage", "scipy", "pywt") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"bench needs what it compares with, {', '.join(missing)} not installed: pip install 'cannonade[bench]'"
+        )
     from cannonade.bench.hardware import describe
     from cannonade.bench.transforms import measure
     from cannonade.data.sources import open_source

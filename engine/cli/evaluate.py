@@ -23,7 +23,9 @@ def evaluate(
     eot: Annotated[int, typer.Option(help="m, draws averaged at each step.")] = 1,
     average: Annotated[str, typer.Option(help="What EOT averages: loss, logits or probs.")] = "loss",
     votes: Annotated[int, typer.Option(help="n, predictions of a majority vote.")] = 500,
-    target: Annotated[int | None, typer.Option(help="Class of a targeted attack; untargeted without.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Targeted at this class, or least_likely or random; untargeted without.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = None,
     batch: Annotated[int, typer.Option(help="Images of one batch.")] = 32,
     chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",

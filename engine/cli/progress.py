@@ -62,6 +62,8 @@ def print_table(rows: list[tuple[str, dict[str, Any]]]) -> None:
         )
     console.print(table)
     for name, summary in rows:
+        if same := summary["targets_equal_to_label"]:
+            console.print(f"note: {name}: {same} images were not attacked, because their target is their label")
         for kind in ("nonfinite", "zero"):
             if summary[f"{kind}_gradient_images"]:
                 console.print(f"warning: {name}: {kind} gradients on {summary[f'{kind}_gradient_images']} images")

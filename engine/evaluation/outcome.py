@@ -1,13 +1,13 @@
 """One batch, evaluated: who was right, who was attacked, and who was fooled by vote."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cannonade.attacks.goals import Goal, Targeted, Untargeted
+from cannonade.attacks.attack import Attack, AttackResult
+from cannonade.attacks.goals import Goal, goal_for
 from cannonade.attacks.norms import NORMS
-from cannonade.attacks.pgd import PGD, AttackResult
 from cannonade.chunking import Chunk
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Phase
@@ -51,7 +51,7 @@ def evaluate_batch(
     defended: DefendedClassifier,
     images: Tensor,
     labels: Tensor,
-    attack: PGD,
+    attack: Attack,
     *,
     votes: int,
     targets: Tensor | None = None,
@@ -70,15 +70,15 @@ def evaluate_batch(
         labels: [N] int64, the true labels.
         attack: the attack, with the way it estimates gradients.
         votes: n, predictions of a majority vote.
-        targets: [N] int64 for a targeted attack.
+        targets: [N] int64 for a targeted attack, −1 for the images that have none; None where no image has one.
         ids: [N] int64, each image's index in its data set; 0 … N−1 by default.
         chunk: rows of one pass of a vote.
         shared_draws: let the final vote see the draws of the benign one. For checks against closed forms only: an attack must
             never be judged so.
     """
     ids = torch.arange(len(images), device=images.device) if ids is None else ids
+    goal = goal_for(labels, targets, defended.num_classes)
     benign = majority_vote(defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids, chunk=chunk)
-    goal: Goal = Untargeted(labels) if targets is None else Targeted(targets)
     open_ = ~goal.reached(benign.labels)
     if targets is not None:
         open_ &= targets != labels
@@ -90,8 +90,3 @@ def evaluate_batch(
     null = majority_vote(defended, images[attacked], votes, phase=Phase.NULL_VOTE, ids=ids[attacked], chunk=chunk)
     distance = NORMS[attack.norm].distance(result.images.double() - images[attacked].double())
     return Outcome(benign, attacked, goal, result, final, null, distance)
-
-
-def with_chunk(attack: PGD, chunk: int) -> PGD:
-    """The same attack with a number for its chunk."""
-    return replace(attack, gradient=replace(attack.gradient, chunk=chunk))

@@ -6,7 +6,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cannonade.attacks.eot import EOT
-from cannonade.attacks.pgd import PGD
+from cannonade.attacks.attack import Attack
+from cannonade.attacks.losses import check_loss
+from cannonade.attacks.targets import LEAST_LIKELY_SAMPLES, Target, check_target, choose_targets
 from cannonade.chunking import Chunk, resolve_chunk
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
-from cannonade.evaluation.outcome import Outcome, evaluate_batch, with_chunk
+from cannonade.evaluation.outcome import Outcome, evaluate_batch
 from cannonade.evaluation.page import eight_bit
+from cannonade.evaluation.recipe import attack_calls, expected_forwards, samples_of, with_chunk
 from cannonade.evaluation.run_directory import RunDirectory
 from cannonade.evaluation.statistics import rate, wilson_interval
 from cannonade.spec import call_text
@@ -42,7 +44,8 @@ class Plan:
         source: its images.
         attack: the attack.
         votes: n, predictions of a majority vote.
-        target: class of a targeted attack, the same for all images; None for untargeted.
+        target: of a targeted attack: a class, "least_likely" or "random" (see `choose_targets`); None for untargeted. Images
+            whose target is their label are not attacked.
         batch: images of one batch.
         chunk: rows of one pass through the classifier.
         device: where it runs.
@@ -52,9 +55,9 @@ class Plan:
     defended: DefendedClassifier
     data: str
     source: Source
-    attack: PGD
+    attack: Attack
     votes: int = 500
-    target: int | None = None
+    target: Target | None = None
     batch: int = 32
     chunk: Chunk = "auto"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -64,8 +67,10 @@ class Plan:
         for name, value in (("votes", self.votes), ("batch", self.batch)):
             if value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if self.target is not None and not 0 <= self.target < classes:
-            raise InputError(f"target must be one of the model's classes, 0 … {classes - 1}, got {self.target}")
+        if self.target is not None:
+            check_target(self.target, classes)
+        if loss := getattr(self.attack, "loss", None):
+            check_loss(loss, classes, targeted=self.target is not None)
         if not len(self.source):
             raise InputError("there must be at least one image to evaluate, got none")
         self.source.check_labels(classes)
@@ -75,8 +80,7 @@ class Plan:
         """Defense, attack and gradient as the calls that make them, without what is left at its default."""
         return {
             "defense": call_text(self.defended.defense.name, self.defended.defense),
-            "attack": call_text("pgd", replace(self.attack, gradient=EOT())),
-            "gradient": call_text("eot", replace(self.attack.gradient, chunk="auto")),
+            **attack_calls(self.attack),
         }
 
     def expected_forwards(self, attacked: float = 1.0) -> int:
@@ -85,7 +89,7 @@ class Plan:
         Args:
             attacked: share of the images that will be attacked.
         """
-        attack = self.attack.steps * self.attack.gradient.samples
+        attack = expected_forwards(self.attack, self.defended)
         return round(len(self.source) * (self.votes + attacked * (2 * self.votes + attack)))
 
     def configuration(self) -> dict[str, Any]:
@@ -98,7 +102,7 @@ class Plan:
             "images": len(self.source),
             "data_sha256": _digest(self.source.content()),
             "defense": str(self.defended.defense),
-            "attack": str(replace(self.attack, gradient=replace(self.attack.gradient, chunk="auto"))),
+            "attack": str(with_chunk(self.attack, "auto")),
             "calls": self.calls,
             "votes": self.votes,
             "target": self.target,
@@ -130,7 +134,7 @@ def run(
     configuration = plan.configuration()
     digest = _digest([json.dumps(configuration, sort_keys=True).encode()])
     directory = RunDirectory.create(out)
-    rows = min(plan.batch, len(items)) * max(plan.votes, plan.attack.gradient.samples)
+    rows = min(plan.batch, len(items)) * max(plan.votes, samples_of(plan.attack))
     chunk = resolve_chunk(plan.chunk, plan.defended, first, rows)
     directory.write_json(
         "run.json",
@@ -178,6 +182,7 @@ def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:
         "votes": votes,
         "gradients_per_image": rate(sum(record["gradients"] for record in attacked), len(attacked)),
         "forwards": sum(record["forwards"] for record in records),
+        "targets_equal_to_label": sum(record["target"] == record["label"] for record in records),
         "nonfinite_gradient_images": sum(record["nonfinite_gradients"] > 0 for record in attacked),
         "zero_gradient_images": sum(record["zero_gradients"] > 0 for record in attacked),
     }
@@ -186,36 +191,42 @@ def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:
 def _evaluate(plan: Plan, batch: list[Item], images: Tensor, chunk: int) -> tuple[list[dict[str, Any]], Outcome]:
     started = time.monotonic()
     labels = torch.tensor([item.label for item in batch], device=plan.device)
+    ids = _ids(batch).to(plan.device)
+    targets = None
+    if plan.target is not None:
+        targets = choose_targets(plan.target, plan.defended, images, labels, ids, chunk)
     outcome = evaluate_batch(
         plan.defended,
         images,
         labels,
         with_chunk(plan.attack, chunk),
         votes=plan.votes,
-        targets=None if plan.target is None else torch.full_like(labels, plan.target),
-        ids=_ids(batch).to(plan.device),
+        targets=targets,
+        ids=ids,
         chunk=chunk,
     )
     seconds = round((time.monotonic() - started) / len(batch), 4)
-    return [record | {"seconds": seconds} for record in _records(batch, outcome, plan.target)], outcome
+    return [record | {"seconds": seconds} for record in _records(plan, batch, outcome, targets)], outcome
 
 
-def _records(batch: list[Item], outcome: Outcome, target: int | None) -> Iterator[dict[str, Any]]:
+def _records(plan: Plan, batch: list[Item], outcome: Outcome, targets: Tensor | None) -> Iterator[dict[str, Any]]:
     """One record per image, in the order of the batch."""
+    choosing = LEAST_LIKELY_SAMPLES if plan.target == "least_likely" else 0
     place = {int(row): index for index, row in enumerate(outcome.attacked)}
     for row, item in enumerate(batch):
-        record = {
+        record: dict[str, Any] = {
             "id": item.id,
             "name": item.name,
             "label": item.label,
-            "target": target,
+            "target": None if targets is None else int(targets[row]),
             "benign_label": int(outcome.benign.labels[row]),
             "benign_counts": _sparse(outcome.benign.counts[row]),
             "attacked": row in place,
-            "forwards": outcome.benign.forwards,
+            "forwards": choosing + int(outcome.benign.forwards[row]),
         }
         if row in place:
             index, attack = place[row], outcome.attack
+            later = outcome.final.forwards[index] + outcome.null.forwards[index] + attack.forwards[index]
             record |= {
                 "adversarial_label": int(outcome.final.labels[index]),
                 "adversarial_counts": _sparse(outcome.final.counts[index]),
@@ -224,7 +235,7 @@ def _records(batch: list[Item], outcome: Outcome, target: int | None) -> Iterato
                 "null_success": bool(outcome.null_success[index]),
                 "distance": float(outcome.distance[index]),
                 "gradients": int(attack.gradients[index]),
-                "forwards": 3 * outcome.benign.forwards + int(attack.forwards[index]),
+                "forwards": record["forwards"] + int(later),
                 "nonfinite_gradients": int(attack.nonfinite[index]),
                 "zero_gradients": int(attack.zero[index]),
             }

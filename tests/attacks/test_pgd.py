@@ -14,12 +14,18 @@ from cannonade.attacks.norms import NORMS
 from cannonade.attacks.pgd import PGD
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
+from cannonade.draws import Phase
 from cannonade.errors import InputError
 from cannonade.models import load_model
 from cannonade.transforms.identity import Identity
 from cannonade.transforms.noise import Smoothing
+from cannonade.voting import majority_vote
 
-SETTINGS = {"linf": {"eps": 8 / 255, "step_size": 2 / 255}, "l2": {"eps": 1.5, "step_size": 0.4}}
+SETTINGS = {
+    "linf": {"eps": 8 / 255, "step_size": 2 / 255},
+    "l2": {"eps": 1.5, "step_size": 0.4},
+    "l1": {"eps": 6.0, "step_size": 2.0},
+}
 STEPS = 5
 
 
@@ -58,8 +64,8 @@ def by_cleverhans(model, images, labels, norm, targets):
     eps, step = SETTINGS[norm].values()
     y = labels if targets is None else targets
     return projected_gradient_descent(
-        model, images, eps, step, STEPS, np.inf, clip_min=0, clip_max=1, y=y, targeted=targets is not None,
-        rand_init=False, sanity_checks=False,
+        model, images, eps, step, STEPS, {"linf": np.inf, "l2": 2}[norm], clip_min=0, clip_max=1, y=y,
+        targeted=targets is not None, rand_init=False, sanity_checks=False,
     )  # fmt: skip
 
 
@@ -112,6 +118,24 @@ def defend(module, defense, **settings):
 def toy(count=6):
     images = torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     return images, torch.arange(count) % 2
+
+
+def test_other_order_equals_cleverhans():
+    """On a linear classifier, because cleverhans computes in single precision whatever it is given."""
+    images, labels = toy()
+    images = (3 * images - 1).clamp(
+        0, 1
+    )  # a third of the values at a bound of the box, which is where the orders differ
+    module = Linear()
+    theirs = by_cleverhans(module, images.clone(), labels, "l2", None).detach()
+    results = {
+        order: PGD(**SETTINGS["l2"], steps=STEPS, norm="l2", order=order)(
+            defend(module, Identity()), images, labels
+        ).images
+        for order in ("clip_project", "project_clip")
+    }
+    assert (results["clip_project"] - theirs).abs().max() <= 1e-6
+    assert (results["project_clip"] - theirs).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("random_start", [False, True])
@@ -188,15 +212,194 @@ def test_zero_gradients_are_reported():
             return torch.zeros(len(images), 2) + 0 * images.sum((1, 2, 3))[:, None]
 
     images, labels = toy()
-    result = PGD(steps=3)(DefendedClassifier(Flat(), Identity()), images, labels)
+    with pytest.warns(UserWarning, match="no gradient reaches the image through the classifier Flat"):
+        result = PGD(steps=3)(DefendedClassifier(Flat(), Identity()), images, labels)
     assert result.zero.tolist() == [3] * 6
     assert torch.equal(result.images, images)
 
 
-def test_eps_zero_returns_the_input():
+class _Steps(Smoothing):
+    """Rounds, and so has gradient zero everywhere: the classic false robustness."""
+
+    def apply(self, images, params):
+        return (images * 4).round() / 4
+
+
+def test_where_the_gradient_is_lost_is_said():
     images, labels = toy()
-    result = PGD(eps=0.0, steps=2)(defend(Linear(), Smoothing()), images, labels)
-    assert torch.equal(result.images, images)
+    with pytest.warns(UserWarning, match="no gradient reaches the image through steps.*backward='identity'"):
+        PGD(steps=2)(defend(Linear(), _Steps()), images, labels)
+    straight = PGD(steps=2)(defend(Linear(), _Steps(backward="identity")), images, labels)
+    assert not straight.zero.any()
+
+    class Certain(Linear):
+        def forward(self, images):
+            return 1e4 * super().forward(images)
+
+    certain = defend(Certain(), Identity())
+    predicted = certain(images).argmax(1)
+    with pytest.warns(UserWarning, match="no gradient reaches the image through the loss.*loss='margin'"):
+        PGD(steps=2)(certain, images, predicted)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("order", ["project_clip", "clip_project"])
+@pytest.mark.parametrize("random_start", [False, True])
+def test_eps_zero_returns_the_input(norm, order, random_start):
+    images, labels = toy()
+    attack = PGD(eps=0.0, steps=2, norm=norm, order=order, random_start=random_start)
+    assert torch.equal(attack(defend(Linear(), Smoothing()), images, labels).images, images)
+
+
+def test_momentum_equals_a_peer(classifier, photos):
+    from torchattacks import MIFGSM
+
+    images = photos[:4]
+    with torch.no_grad():
+        labels = classifier(images).argmax(1)
+    theirs = MIFGSM(classifier, eps=8 / 255, alpha=2 / 255, steps=3, decay=0.9)(images, labels)
+    attack = PGD(eps=8 / 255, step_size=2 / 255, steps=3, momentum=0.9, gradient=EOT(chunk=4))
+    ours = attack(DefendedClassifier(classifier, Identity()), images, labels).images
+    assert (ours - theirs).abs().max() <= 1e-6
+
+
+def test_aggregated_momentum_is_sitawarin_s():
+    """Algorithm 1 written out for one image: v_b ← μ_b·v_b + sign(g), x ← x + α/B Σ v_b, with the linear loss."""
+    images, labels = toy()
+    module, dampings = Linear(), (0, 0.9, 0.99)
+    point, velocities = images.clone(), [torch.zeros_like(images) for _ in dampings]
+    for _ in range(4):
+        leaf = point.clone().requires_grad_()
+        logits = module(leaf)
+        linear = logits.gather(1, 1 - labels[:, None]) - logits.gather(1, labels[:, None])
+        (gradient,) = torch.autograd.grad(linear.sum(), leaf)
+        velocities = [
+            damping * velocity + gradient.sign() for damping, velocity in zip(dampings, velocities, strict=True)
+        ]
+        point = point + 0.01 * sum(velocities) / 3
+        point = (images + (point - images).clamp(-0.05, 0.05)).clamp(0, 1)
+    attack = PGD(eps=0.05, step_size=0.01, steps=4, momentum=dampings, loss="margin")
+    ours = attack(defend(module, Identity()), images, labels).images
+    torch.testing.assert_close(ours, point, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "sizes"),
+    [
+        ("constant", [1.0] * 8),
+        ("halving", [1.0, 1.0, 0.5, 0.5, 0.25, 0.25, 0.125, 0.125]),
+        ("cosine", [(1 + np.cos(np.pi * step / 8)) / 2 for step in range(8)]),
+    ],
+)
+def test_schedules(schedule, sizes):
+    """A linear classifier far from its bounds moves by the sum of the steps."""
+    images, labels = toy()
+    images = 0.4 + 0.2 * images
+    attack = PGD(eps=0.3, step_size=0.01, steps=8, schedule=schedule)
+    moved = (attack(defend(Linear(), Identity()), images, labels).images - images).abs()
+    torch.testing.assert_close(moved, torch.full_like(moved, 0.01 * sum(sizes)), rtol=0, atol=1e-6)
+
+
+def test_raw_gradients_are_learning_rate_steps():
+    images, labels = toy()
+    images = 0.4 + 0.2 * images
+    module = Linear()
+    leaf = images.clone().requires_grad_()
+    loss = nn.functional.cross_entropy(module(leaf), labels, reduction="sum")
+    (gradient,) = torch.autograd.grad(loss, leaf)
+    attack = PGD(eps=5.0, norm="l2", step_size=0.01, steps=1, direction="gradient")
+    ours = attack(defend(module, Identity()), images, labels).images
+    torch.testing.assert_close(ours, images + 0.01 * gradient, rtol=0, atol=1e-6)
+
+
+class Wavy(Linear):
+    """Every pixel has several local optima, so that starts end in different ones."""
+
+    def forward(self, images):
+        score = (torch.sin(40 * images.flatten(1)) * self.direction).mean(1)
+        return torch.stack((-score, score), dim=1)
+
+
+def test_restarts_return_the_best_by_vote():
+    """More restarts never lose in the selection vote, and cost what they must."""
+    images, labels = toy()
+    defended = defend(Wavy(), Smoothing(sigma=0.1), seed=4)
+    attack = PGD(eps=0.05, step_size=0.01, steps=3, random_start=True, selection_votes=100)
+
+    def wrong(result):
+        counts = majority_vote(defended, result.images, 100, phase=Phase.SELECTION).counts
+        return 100 - counts.gather(1, labels[:, None])[:, 0]
+
+    single = attack(defended, images, labels)
+    several = replace(attack, restarts=4)(defended, images, labels)
+    assert (wrong(several) >= wrong(single)).all()
+    assert (wrong(several) > wrong(single)).any()
+    assert several.gradients.tolist() == [12] * 6
+    assert several.forwards.tolist() == [12 + 4 * 100] * 6
+    assert single.forwards.tolist() == [3] * 6
+
+
+def test_restarts_do_not_shift_draws():
+    """An image's course is the same whoever else is attacked, also when others are frozen and left out."""
+    images, labels = toy()
+    defended = defend(Linear(), Smoothing(sigma=0.5), seed=4)
+    for attack in (
+        PGD(eps=0.05, steps=4, step_size=0.02, restarts=2),
+        PGD(eps=0.05, steps=6, step_size=0.01, restarts=2, freeze_every=2, gradient=EOT(samples=2, chunk=5)),
+    ):
+        whole = attack(defended, images, labels)
+        for row in range(6):
+            one = slice(row, row + 1)
+            alone = attack(defended, images[one], labels[one], ids=torch.tensor([row]))
+            torch.testing.assert_close(alone.images, whole.images[one], rtol=0, atol=1e-6)
+            assert (alone.gradients, alone.forwards) == (whole.gradients[row], whole.forwards[row])
+
+
+def test_broken_images_are_frozen():
+    """On a deterministic classifier, a frozen image stands still at the first vote that shows it broken; others go on."""
+    images, labels = toy()
+    defended = defend(Linear(), Identity())
+    attack = PGD(eps=0.3, steps=12, step_size=0.005, freeze_every=2, selection_votes=5)
+    result = attack(defended, images, labels)
+    predicted = defended(images).argmax(1)
+    for row in range(6):
+        steps = int(result.gradients[row])
+        if predicted[row] != labels[row]:
+            assert steps == 2
+            continue
+        assert steps % 2 == 0
+        assert (defended(result.images)[row].argmax() != labels[row]) or steps == 12
+        before = replace(attack, steps=max(steps - 2, 1), freeze_every=0)(defended, images, labels).images
+        assert defended(before)[row].argmax() == labels[row]
+    assert 2 < result.gradients.max() < 12
+    assert attack(defended, images, defended(result.images).argmax(1)).images.isfinite().all()
+
+
+def test_everybody_frozen_ends_the_attack():
+    images, _ = toy()
+    defended = defend(Linear(), Identity())
+    wrong = 1 - defended(images).argmax(1)
+    result = PGD(steps=50, freeze_every=1, restarts=3)(defended, images, wrong)
+    assert result.gradients.tolist() == [1] * 6
+
+
+@pytest.mark.parametrize("momentum", [0.9, (0, 0.9)])
+def test_momentum_survives_a_gradient_that_is_not_finite(momentum):
+    class Moody(Linear):
+        calls = 0
+
+        def forward(self, images):
+            self.calls += 1
+            return super().forward(images) * (float("nan") if self.calls == 3 else 1)
+
+    images, labels = toy()
+    module = Moody()
+    defended = defend(module, Identity())
+    defended.classifier.network.module.calls = 0
+    result = PGD(steps=5, momentum=momentum, gradient=EOT(chunk=6))(defended, images, labels)
+    assert result.nonfinite.tolist() == [1] * 6
+    assert result.images.isfinite().all()
+    assert ((result.images - images).abs().amax((1, 2, 3)) > 3 / 255).all()
 
 
 def test_empty_batch():
@@ -214,8 +417,16 @@ def test_empty_batch():
         ({"eps": float("nan")}, "eps must be"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"step_size": 0.0}, "step_size must be positive"),
-        ({"norm": "l7"}, "norm must be one of linf, l2, got 'l7'"),
+        ({"norm": "l7"}, "norm must be one of linf, l2, l1, got 'l7'"),
         ({"loss": "dlr?"}, "loss must be one of cross_entropy"),
+        ({"schedule": "linear"}, "schedule must be one of constant, cosine, halving, got 'linear'"),
+        ({"direction": "raw"}, "direction must be one of steepest, gradient, got 'raw'"),
+        ({"order": "clip"}, "order must be one of project_clip, clip_project, got 'clip'"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\), or several such numbers, got 1.0"),
+        ({"momentum": ()}, "momentum must be"),
+        ({"restarts": 0}, "restarts must be at least 1, got 0"),
+        ({"freeze_every": -1}, "freeze_every must be at least 0, got -1"),
+        ({"selection_votes": 0}, "selection_votes must be at least 1, got 0"),
     ],
 )
 def test_refusals(settings, words):
