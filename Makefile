@@ -36,7 +36,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest bench
+	$(BIN)/cannonade bench transforms
 
 gpu-check: $(VENV)/.installed-dev
 	$(BIN)/python -m cannonade.bench.gpu_check

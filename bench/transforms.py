@@ -98,7 +98,7 @@ def _measure(
     weights = torch.ones_like(images)
 
     def backward() -> None:
-        leaf = images.clone().requires_grad_()
+        leaf = images.detach().requires_grad_()
         torch.autograd.grad(transform(leaf, streams), leaf, weights)
 
     def forward() -> None:

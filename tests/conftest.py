@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-
 # The tests issue many small operations; two threads bring them nothing, and cost ten times as much on a busy machine.
 torch.set_num_threads(1)
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
@@ -17,6 +18,8 @@ from cannonade.errors import InputError
 Params = Mapping[str, Tensor]
 
 REGISTRY: dict[str, type["Transform"]] = {}
+
+_SLICE_PIXELS = 1 << 18  # five images of 224×224: a few of their planes fit a core's cache
 
 
 class Gradient(Enum):
@@ -49,6 +52,32 @@ def straight_through(value: Tensor, stand_in: Tensor) -> Tensor:
     return straight
 
 
+class _InSlices(torch.autograd.Function):
+    """A transform of a few images at a time, run again in backward: what it keeps is its input."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, transform: "Transform", params: Params, size: int) -> Tensor:
+        ctx.save_for_backward(images)
+        ctx.slices = [
+            (slice(start, start + size), {key: value[start : start + size] for key, value in params.items()})
+            for start in range(0, len(images), size)
+        ]
+        ctx.transform = transform
+        return torch.cat([transform.apply(images[rows], own) for rows, own in ctx.slices])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (images,) = ctx.saved_tensors
+        out = torch.empty_like(images, memory_format=torch.contiguous_format)
+        for rows, own in ctx.slices:
+            leaf = images[rows].detach().requires_grad_()
+            with torch.enable_grad():
+                value = ctx.transform.apply(leaf, own)
+            (out[rows],) = torch.autograd.grad(value, leaf, grads[0][rows])
+        return out, None, None, None
+
+
 def by_group(keys: Tensor, function: Callable[[int, Tensor], Tensor]) -> Tensor:
     """Compute rows in groups of equal key and put them back in order: for operations that need one shape or mode.
 
@@ -71,12 +100,15 @@ class Transform(ABC):
     """A random image transform. Its fields are its parameter ranges, so `repr` names it completely.
 
     A transform is itself a defense: `transform(images, draws)` samples one set of parameters per image and applies it.
-    Writing a subclass registers it under the snake-case form of its class name, and the contract tests run over it.
+    Writing a subclass registers it under the snake-case form of its class name (but for a leading underscore), and the
+    contract tests run over the registry.
 
     Attributes:
         backward: "own" for the transform's gradient, "identity" for identity BPDA, which treats the transform and its
             clamp as the identity in backward, as the paper's authors did throughout.
         least_side: the smallest height and width that it can transform.
+        in_slices: whether a CPU does well to take a few images at a time and to compute again in backward: a chain of many
+            light operations, whose intermediate results would fill the memory and miss the cache.
         example: constructor arguments of a small example, where the defaults alone make nothing that can run.
     """
 
@@ -84,14 +116,15 @@ class Transform(ABC):
     gradient: ClassVar[Gradient]
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     least_side: ClassVar[int] = 2
+    in_slices: ClassVar[bool] = False
 
     backward: Literal["own", "identity"] = "own"
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "name" not in cls.__dict__:
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__.lstrip("_")).lower()
         if not cls.__name__.startswith("_"):
-            if "name" not in cls.__dict__:
-                cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
             REGISTRY[cls.name] = cls
 
     @property
@@ -142,11 +175,18 @@ class Transform(ABC):
         wide = images.float() if half else images
         if self.backward == "identity":
             with torch.no_grad():
-                value = self.apply(wide, params)
+                value = self._apply(wide, params)
             out = straight_through(value, wide)
         else:
-            out = self.apply(wide, params)
+            out = self._apply(wide, params)
         return out.to(images.dtype)
+
+    def _apply(self, images: Tensor, params: Params) -> Tensor:
+        size = max(1, _SLICE_PIXELS // images.shape[2:].numel())
+        if not self.in_slices or images.device.type != "cpu" or len(images) <= size:
+            return self.apply(images, params)
+        out: Tensor = _InSlices.apply(images, self, params, size)
+        return out
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Draw parameters for each image and transform it: the form in which a transform is a defense."""

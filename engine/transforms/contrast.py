@@ -30,6 +30,7 @@ class HistogramEqualisation(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    in_slices: ClassVar[bool] = True
 
     bins: tuple[int, int] = (40, 256)
     shared: float = 0.0
@@ -67,6 +68,7 @@ class AdaptiveHistogramEqualisation(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.STRAIGHT_THROUGH
+    in_slices: ClassVar[bool] = True
 
     side: tuple[float, float] = (1 / 10, 1 / 6)
     clip_limit: tuple[float, float] = (0.01, 0.04)
@@ -133,6 +135,7 @@ class ContrastStretching(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    in_slices: ClassVar[bool] = True
 
     low: tuple[float, float] = (0.01, 0.04)
     high: tuple[float, float] = (0.96, 0.99)

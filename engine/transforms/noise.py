@@ -71,6 +71,7 @@ class NoiseInjection(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    in_slices: ClassVar[bool] = True
     least_side: ClassVar[int] = 1
 
     modes: tuple[str, ...] = MODES
