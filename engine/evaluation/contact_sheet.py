@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 
 import torch
 from torch import Tensor
@@ -105,7 +106,7 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
         for axis, sample in zip(line, row.samples, strict=True):
             axis.imshow(sample.image.clamp(0, 1).permute(1, 2, 0).numpy())
             axis.set_axis_off()
-            axis.set_title(f"{sample.caption}\ngradient {sample.gradient_norm:.3g}", fontsize=7, wrap=True)
+            axis.set_title(f"{fill(sample.caption, 46)}\ngradient {sample.gradient_norm:.3g}", fontsize=7)
         line[0].text(0.02, 0.96, row.name, transform=line[0].transAxes, va="top", fontsize=9, weight="bold",
                      bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 2})  # fmt: skip
     figure.savefig(path, dpi=110)
