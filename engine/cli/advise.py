@@ -21,6 +21,7 @@ def advise(
         str, typer.Option(help="A pgd call; its steps and step size are what advice is given on.")
     ] = "pgd(eps=8/255)",
     weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
     budget: Annotated[int, typer.Option(help="k·m, gradients per image.")] = 100,
     samples: Annotated[str, typer.Option(help="Values of m to try; those that divide the budget.")] = "1,5,20",
     steps: Annotated[str, typer.Option(help="Step sizes to try, as shares of eps.")] = "1/16,1/8,1/4",
@@ -62,7 +63,14 @@ def advise(
             f"limit and votes must be at least 1 and confirm at least 0, got {limit}, {votes}, {confirmed}"
         )
     subject = open_subject(
-        model=model, data=data, defense=defense, weights=weights, limit=limit + confirmed, seed=seed, device=device
+        model=model,
+        data=data,
+        defense=defense,
+        weights=weights,
+        limit=limit + confirmed,
+        seed=seed,
+        device=device,
+        restrict=restrict,
     )
     items, images, ids = next(subject.batches(len(subject.source)))
     labels = torch.tensor([item.label for item in items], device=subject.device)

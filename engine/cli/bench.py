@@ -68,3 +68,167 @@ def transforms(
 
 def _difference(result: Any) -> str:
     return "—" if result is None else f"{result.mean:.1e} {result.max:.1e}"
+
+
+@bench.command()
+def attacks(
+    model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
+    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
+    defense: Annotated[str, typer.Option(help="Such as 'rotation(degrees=30)'.")],
+    attack: Annotated[str, typer.Option(help="A pgd call in linf: eps, steps and step size of all.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    eot: Annotated[int, typer.Option(help="m, draws of a step.")] = 10,
+    votes: Annotated[int, typer.Option(help="n, predictions of a vote, and of the mean loss.")] = 100,
+    limit: Annotated[int, typer.Option(help="Images read; those the vote gets right are attacked.")] = 300,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Our attacks against other libraries' on the same images, gradients and votes: success, loss, and what could be seen.
+
+    Needs the libraries: those of tests/peers.txt. Success should lie between 20 and 80 %: choose eps so.
+    """
+    import torch
+    from rich.table import Table
+
+    from cannonade.attacks.pgd import PGD
+    from cannonade.bench.attacks import Comparison, Judged, compare
+    from cannonade.bench.hardware import describe
+    from cannonade.bench.peers import Budget
+    from cannonade.draws import Phase
+    from cannonade.evaluation.subject import open_subject
+    from cannonade.spec import build
+    from cannonade.voting import majority_vote
+
+    base: PGD = build(attack, {"pgd": PGD}, "attack")
+    budget = Budget(base.eps, base.steps, base.step_size, eot)
+    subject = open_subject(
+        model=model, data=data, defense=defense, weights=weights, limit=limit, seed=seed, device="cpu"
+    )
+    items, images, ids = next(subject.batches(limit))
+    labels = torch.tensor([item.label for item in items])
+    vote = majority_vote(subject.defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids)
+    right = vote.labels == labels
+    if not right.any():
+        raise InputError(f"the vote gets none of {len(images)} images right, so there is nothing to attack")
+    console.print(f"{int(right.sum())} of {len(images)} images voted right, and attacked", highlight=False)
+
+    def progress(name: str, judged: Judged) -> None:
+        success, loss = float(judged.success.double().mean()), float(judged.loss.mean())
+        console.print(f"{name}: {100 * success:.1f} %, mean loss {loss:.4f}", style="dim", highlight=False)
+
+    rows: list[Comparison] = list(
+        compare(subject.defended, images[right], labels[right], budget, votes=votes, progress=progress)
+    )
+    table = Table("first", "second", "success %", "only", "p", "mean loss", "p", "seen", "first weaker", box=None)
+    for row in rows:
+        table.add_row(
+            row.first, row.second,
+            " / ".join(f"{100 * rate:.1f}" for rate in row.success),
+            " / ".join(map(str, row.only)), f"{row.p_success:.2g}",
+            " / ".join(f"{value:.4f}" for value in row.loss), f"{row.p_loss:.2g}",
+            f"{100 * row.seen:.1f} % {row.seen_loss:.3f}", "yes" if row.weaker else "no",
+        )  # fmt: skip
+    Console(width=170).print(table)
+    console.print(
+        "seen: the difference in success and in loss that would have been found with probability .8 at level .05"
+    )
+    if out is not None:
+        record = {"hardware": describe(), "budget": vars(budget), "defense": defense}
+        out.write_text(json.dumps(record | {"rows": [row.as_json() for row in rows]}, indent=2) + "\n")
+
+
+@bench.command()
+def eot(
+    model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
+    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
+    defense: Annotated[str, typer.Option(help="Such as 'smoothing(sigma=0.1)'.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    loss: Annotated[str, typer.Option(help="cross_entropy, margin or dlr.")] = "margin",
+    reference: Annotated[int, typer.Option(help="M, draws of the reference.")] = 10_000,
+    repetitions: Annotated[int, typer.Option(help="Estimates of each m.")] = 200,
+    limit: Annotated[int, typer.Option(help="Images.")] = 3,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """The gradient of m draws against that of many, for each average: cosine, bias, and what theory predicts."""
+    import torch
+    from rich.table import Table
+
+    from cannonade.bench.eot import measure
+    from cannonade.bench.hardware import describe
+    from cannonade.evaluation.subject import open_subject
+
+    subject = open_subject(
+        model=model, data=data, defense=defense, weights=weights, limit=limit, seed=seed, device="cpu"
+    )
+    items, images, _ = next(subject.batches(limit))
+    labels = torch.tensor([item.label for item in items])
+    table = Table("average", "image", "m", "cosine", "predicted", "ratio", "tau", "norm spread", "bias", box=None)
+    rows = []
+    for row in measure(subject.defended, images, labels, loss=loss, reference=reference, repetitions=repetitions):
+        rows.append(row)
+        known = row.average == "loss"
+        table.add_row(
+            row.average, str(row.image), str(row.samples), f"{row.cosine:.4f} ± {row.error:.4f}",
+            f"{row.predicted:.4f}" if known else "—", f"{row.cosine / row.predicted:.3f}" if known else "—",
+            f"{row.tau:.1f}" if known else "—", f"{row.spread:.2f}", f"{row.bias:.3f}",
+        )  # fmt: skip
+    Console(width=150).print(table)
+    if out is not None:
+        record = {"hardware": describe(), "defense": defense, "loss": loss, "reference": reference}
+        out.write_text(json.dumps(record | {"rows": [row.as_json() for row in rows]}, indent=2) + "\n")
+
+
+@bench.command()
+def votes(
+    model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
+    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
+    defense: Annotated[str, typer.Option(help="Such as 'smoothing(sigma=0.1)'.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    n: Annotated[int, typer.Option(help="Predictions of a full vote.")] = 500,
+    alpha: Annotated[float, typer.Option(help="Of the sequential rules.")] = 1e-3,
+    limit: Annotated[int, typer.Option(help="Images.")] = 200,
+    batch: Annotated[int, typer.Option(help="Images in memory at once.")] = 50,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Full votes on real images, replayed under every stopping rule: votes used, and disagreements with the full vote."""
+    import torch
+    from rich.table import Table
+
+    from cannonade.bench.hardware import describe
+    from cannonade.bench.votes import RULES, cast_votes, compare, count
+    from cannonade.evaluation.subject import open_subject
+
+    subject = open_subject(
+        model=model,
+        data=data,
+        defense=defense,
+        weights=weights,
+        limit=limit,
+        seed=seed,
+        device="cpu",
+        restrict=restrict,
+    )
+    cast, labels = [], []
+    for items, images, ids in subject.batches(batch):
+        cast.append(cast_votes(subject.defended, images, ids, n))
+        labels += [item.label for item in items]
+        console.print(f"{len(labels)} of {len(subject.source)} images", style="dim", highlight=False)
+    found = torch.cat(cast)
+    winners = count(found, subject.defended.num_classes).argmax(1)
+    table = Table("leader's share", "images", *RULES, "saved", box=None)
+    bins = list(compare(found, subject.defended.num_classes, alpha=alpha))
+    for row in bins:
+        table.add_row(
+            f"{row.low:.2f} – {row.high:.2f}", str(row.images),
+            *(f"{row.used[rule]:.1f} ({row.disagreements[rule]} differ)" for rule in RULES),
+            f"{n / row.used['sequential']:.1f}×",
+        )  # fmt: skip
+    Console(width=120).print(table)
+    right = int((winners == torch.tensor(labels)).sum())
+    console.print(f"right by all {n} votes: {right} of {len(labels)}", highlight=False)
+    if out is not None:
+        record = {"hardware": describe(), "defense": defense, "n": n, "alpha": alpha, "right": right}
+        out.write_text(json.dumps(record | {"bins": [row.as_json() for row in bins]}, indent=2) + "\n")

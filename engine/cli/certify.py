@@ -15,6 +15,7 @@ def certify(
     data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
     sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in pixel units of [0, 1].")],
     weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
     n0: Annotated[int, typer.Option(help="Predictions that choose the class.")] = 100,
     n: Annotated[int, typer.Option(help="Predictions that bound its probability, at most.")] = 100_000,
     alpha: Annotated[float, typer.Option(help="Chance of a wrong certificate, for each image.")] = 1e-3,
@@ -32,7 +33,8 @@ def certify(
 
     rows = parse_chunk(chunk)
     subject = open_subject(
-        model=model, data=data, defense=f"smoothing(sigma={sigma})", weights=weights, limit=limit, seed=seed, device=device
+        model=model, data=data, defense=f"smoothing(sigma={sigma})", weights=weights, limit=limit, seed=seed, device=device,
+        restrict=restrict,
     )  # fmt: skip
     header = ("idx", "label", "predict", "radius", "correct", "time", "used", "anytime_radius")
     lines, right, used, images_seen = ["\t".join(header)], 0, 0, 0

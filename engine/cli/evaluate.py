@@ -20,6 +20,7 @@ def evaluate(
     defense: Annotated[str, typer.Option(help="Such as 'rotation(degrees=90)'.")],
     attack: Annotated[str, typer.Option(help="Such as 'pgd(eps=8/255, steps=50, step_size=1/255)'.")],
     weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
     eot: Annotated[int, typer.Option(help="m, draws averaged at each step.")] = 1,
     average: Annotated[str, typer.Option(help="What EOT averages: loss, logits or probs.")] = "loss",
     votes: Annotated[int, typer.Option(help="n, predictions of a majority vote.")] = 500,
@@ -40,7 +41,7 @@ def evaluate(
 
     plan = assemble(
         model=model, weights=weights, data=data, defense=defense, attack=attack, samples=eot, average=average, votes=votes,
-        target=target, limit=limit, batch=batch, chunk=chunk, seed=seed, device=device, precision=precision,
+        target=target, limit=limit, batch=batch, chunk=chunk, seed=seed, device=device, restrict=restrict, precision=precision,
     )  # fmt: skip
     directory = out or new_directory()
     rows = [run_with_progress(plan, directory)]

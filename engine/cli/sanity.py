@@ -15,6 +15,7 @@ def sanity(
     defense: Annotated[str, typer.Option(help="Such as 'rotation(degrees=90)'.")],
     attack: Annotated[str, typer.Option(help="A pgd call, such as 'pgd(eps=8/255, steps=50, step_size=1/255)'.")],
     weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
     eot: Annotated[int, typer.Option(help="m, draws averaged at each step.")] = 1,
     average: Annotated[str, typer.Option(help="What EOT averages: loss, logits or probs.")] = "loss",
     votes: Annotated[int, typer.Option(help="n, predictions of a majority vote.")] = 100,
@@ -42,7 +43,14 @@ def sanity(
     rows = parse_chunk(chunk)
     pgd = replace(build(attack, {"pgd": PGD}, "attack"), gradient=EOT(samples=eot, average=average, chunk=rows))  # type: ignore[arg-type]
     subject = open_subject(
-        model=model, data=data, defense=defense, weights=weights, limit=limit, seed=seed, device=device
+        model=model,
+        data=data,
+        defense=defense,
+        weights=weights,
+        limit=limit,
+        seed=seed,
+        device=device,
+        restrict=restrict,
     )
     items, images, ids = next(subject.batches(len(subject.source)))
     labels = torch.tensor([item.label for item in items], device=subject.device)

@@ -20,6 +20,7 @@ def vote(
     data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
     defense: Annotated[str, typer.Option(help="Such as 'smoothing(sigma=0.1)'.")],
     weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
     votes: Annotated[int, typer.Option(help="n, predictions of each image, at most.")] = 500,
     stop: Annotated[str, typer.Option(help="none, exact or sequential.")] = "sequential",
     alpha: Annotated[float, typer.Option(help="Of the sequential rule: chance of another label than all n.")] = 1e-3,
@@ -39,7 +40,14 @@ def vote(
 
     rows = parse_chunk(chunk)
     subject = open_subject(
-        model=model, data=data, defense=defense, weights=weights, limit=limit, seed=seed, device=device
+        model=model,
+        data=data,
+        defense=defense,
+        weights=weights,
+        limit=limit,
+        seed=seed,
+        device=device,
+        restrict=restrict,
     )
     records: list[dict[str, Any]] = []
     for items, images, ids in subject.batches(batch):

@@ -1,7 +1,7 @@
 """Where images come from: the sample photos, a folder, or an array file; every image with its stable index."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from zipfile import BadZipFile
@@ -68,6 +68,11 @@ class Source:
         if limit < 1:
             raise InputError(f"limit must be at least 1, got {limit}")
         return Source([self.items[index * len(self) // limit] for index in range(limit)], self._pixels)
+
+    def numbered(self, classes: Sequence[int]) -> "Source":
+        """The same images, a label being its position in `classes`."""
+        position = {label: index for index, label in enumerate(classes)}
+        return Source([replace(item, label=position[item.label]) for item in self.items], self._pixels)
 
     def check_labels(self, num_classes: int) -> None:
         """Raise InputError if a label is not one of the classifier's classes."""

@@ -7,14 +7,10 @@ import torch
 from cannonade.attacks import ATTACKS
 from cannonade.attacks.eot import EOT
 from cannonade.attacks.targets import parse_target
-from cannonade.data.sources import open_source
-from cannonade.defended import DefendedClassifier
-from cannonade.defenses import build_defense
 from cannonade.errors import InputError
 from cannonade.evaluation.recipe import with_gradient
 from cannonade.evaluation.run import Plan
-from cannonade.evaluation.subject import exact_arithmetic, find_device, parse_chunk
-from cannonade.models import load_model
+from cannonade.evaluation.subject import open_subject, parse_chunk
 from cannonade.spec import build
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -37,6 +33,7 @@ def assemble(
     seed: int = 0,
     device: str = "auto",
     precision: str = "float32",
+    restrict: bool = False,
 ) -> Plan:
     """Build every part of a run from its name; the cheap parts first, so that a slip of the pen is answered at once.
 
@@ -45,24 +42,23 @@ def assemble(
     """
     if precision not in _PRECISIONS:
         raise InputError(f"precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
-    part = build_defense(defense)
     bare = build(attack, ATTACKS, "attack")
     aim = None if target is None else parse_target(target)
     rows = parse_chunk(chunk)
     armed = with_gradient(bare, EOT(samples=samples, average=average, chunk=rows))  # type: ignore[arg-type]
-    place = find_device(device)
-    source = open_source(data).limited(limit)
-    exact_arithmetic()
-    classifier = load_model(model, weights=weights, device=place, autocast=_PRECISIONS[precision])
+    subject = open_subject(
+        model=model, data=data, defense=defense, weights=weights, limit=limit, seed=seed, device=device,
+        restrict=restrict, autocast=_PRECISIONS[precision],
+    )  # fmt: skip
     return Plan(
-        model=model,
-        defended=DefendedClassifier(classifier, part, seed=seed),
+        model=f"{model}, {subject.defended.num_classes} classes kept" if restrict else model,
+        defended=subject.defended,
         data=data,
-        source=source,
+        source=subject.source,
         attack=armed,
         votes=votes,
         target=aim,
         batch=batch,
         chunk=rows,
-        device=place,
+        device=subject.device,
     )

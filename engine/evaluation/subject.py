@@ -35,18 +35,37 @@ class Subject:
 
 
 def open_subject(
-    *, model: str, data: str, defense: str, weights: Path | None, limit: int | None, seed: int, device: str
+    *,
+    model: str,
+    data: str,
+    defense: str,
+    weights: Path | None,
+    limit: int | None,
+    seed: int,
+    device: str,
+    restrict: bool = False,
+    autocast: torch.dtype | None = None,
 ) -> Subject:
     """Build the parts from their names; the cheap ones first, so that a slip of the pen is answered at once.
+
+    Args:
+        model, weights, data, defense: as on the command line.
+        limit: at most so many images.
+        seed: of every draw.
+        device: name of one, or auto.
+        restrict: keep only the logits of the classes that occur in the data.
+        autocast: precision of the classifier.
 
     Raises:
         InputError: a name, an argument, a file or a device that cannot be used.
     """
     part = build_defense(defense)
     place = find_device(device)
-    source = open_source(data).limited(limit)
+    source = open_source(data)
+    classes = sorted({item.label for item in source.items}) if restrict else None
     exact_arithmetic()
-    classifier = load_model(model, weights=weights, device=place)
+    classifier = load_model(model, weights=weights, device=place, classes=classes, autocast=autocast)
+    source = source.limited(limit) if classes is None else source.numbered(classes).limited(limit)
     source.check_labels(classifier.num_classes)
     return Subject(DefendedClassifier(classifier, part, seed=seed), source, place)
 

@@ -1,6 +1,6 @@
 """Classifiers by name: ours, torchvision's, published checkpoints, and a user's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from cannonade.models.cifar_resnet import cifar_resnet20, cifar_resnet56
 from cannonade.models.cohen import cohen_resnet50
 from cannonade.models.efficientnet_lite import efficientnet_lite0
 from cannonade.models.imported import call_function
-from cannonade.models.pretrained import Pretrained
+from cannonade.models.pretrained import Pretrained, keep_classes
 from cannonade.models.torchvision_models import torchvision_classifier, torchvision_names
 
 _OWN: dict[str, Callable[[Path | None, int | None], Pretrained]] = {
@@ -58,6 +58,7 @@ def load_model(
     *,
     weights: Path | None = None,
     num_classes: int | None = None,
+    classes: Sequence[int] | None = None,
     device: str | torch.device = "cpu",
     autocast: torch.dtype | None = None,
     compile: bool = False,
@@ -69,6 +70,8 @@ def load_model(
             as it is.
         weights: a safetensors file, or what `torch.save` wrote (read with weights_only=True).
         num_classes: logits of the model, where they are not those it was published with.
+        classes: keep only the logits of these classes, in this order, so that class i of the result is classes[i]; all by
+            default.
         device: where it shall run.
         autocast: torch.bfloat16 or torch.float16; None computes in float32.
         compile: torch.compile it.
@@ -80,20 +83,27 @@ def load_model(
     if isinstance(source.module, Classifier):
         if autocast is not None or compile:
             raise InputError(f"{name} makes a Classifier, used as it is: give it autocast and compile there")
+        if classes is not None:
+            raise InputError(f"{name} makes a Classifier, used as it is: keep some of its classes there")
         if num_classes not in (None, source.module.num_classes):
             raise InputError(
                 f"num_classes is {num_classes}, but {name} makes a Classifier of {source.module.num_classes}"
             )
         return source.module.to(device)
-    classifier = Classifier(
-        source.module,
-        mean=source.mean,
-        std=source.std,
-        input_size=source.input_size,
-        num_classes=num_classes,
-        class_names=source.class_names,
-        autocast=autocast,
-        compile=compile,
-        name=name,
-    )
+    try:
+        if classes is not None:
+            source = keep_classes(source, classes)
+        classifier = Classifier(
+            source.module,
+            mean=source.mean,
+            std=source.std,
+            input_size=source.input_size,
+            num_classes=num_classes if classes is None else len(classes),
+            class_names=source.class_names,
+            autocast=autocast,
+            compile=compile,
+            name=name,
+        )
+    except IndexError as error:
+        raise InputError(f"classes must be among those of {name}, got {list(classes or ())}: {error}") from error
     return classifier.to(device)

@@ -1,9 +1,10 @@
 """What a model source hands over: an ordinary module with its weights, and what it expects of its input."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,6 +27,27 @@ class Pretrained:
     std: Sequence[float] = (1.0, 1.0, 1.0)
     input_size: tuple[int, int] | None = None
     class_names: Sequence[str] | None = None
+
+
+class _Kept(nn.Module):
+    """A module of whose logits some are kept."""
+
+    classes: Tensor
+
+    def __init__(self, module: nn.Module, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.module = module
+        self.register_buffer("classes", torch.tensor(list(classes)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.module(images)
+        return logits[:, self.classes]
+
+
+def keep_classes(source: Pretrained, classes: Sequence[int]) -> Pretrained:
+    """The model with the logits of some classes only, in their order: it answers which of these an image is."""
+    names = None if source.class_names is None else [source.class_names[number] for number in classes]
+    return replace(source, module=_Kept(source.module, classes), class_names=names)
 
 
 def imagenet_names(num_classes: int) -> Sequence[str] | None:

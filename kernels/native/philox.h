@@ -4,13 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 
-// GCC clones the function that carries the attribute, not an OpenMP region inside it, so it belongs on a function that
-// holds an inner loop. What picks the clone runs before the address sanitizer is up.
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
-#define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define CLONED
-#endif
+#include "parallel.h"
 
 namespace cannonade {
 

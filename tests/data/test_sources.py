@@ -141,3 +141,11 @@ def test_bad_sources(tmp_path):
         source.load(source.items, None)
     with pytest.raises(InputError, match="limit must be at least 1"):
         source.limited(0)
+
+
+def test_numbered_labels_are_positions():
+    source = open_source("samples")
+    classes = sorted({item.label for item in source.items})
+    numbered = source.numbered(classes)
+    assert [classes[item.label] for item in numbered.items] == [item.label for item in source.items]
+    assert [item.id for item in numbered.items] == [item.id for item in source.items]

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from cannonade.kernels import native
+
 MARK = "interpreter"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 REPORTS = pytest.StashKey[dict[str, list[pytest.TestReport]]]()
@@ -25,11 +27,14 @@ REPORTS = pytest.StashKey[dict[str, list[pytest.TestReport]]]()
 
 def pytest_configure(config):
     config.addinivalue_line("markers", f"{MARK}: runs Triton's interpreter, in one subprocess for all such tests")
+    config.addinivalue_line("markers", "native: runs native code; run once more under the compiler's sanitizers")
 
 
 def pytest_runtest_setup(item):
     if item.get_closest_marker(MARK) and find_spec("triton") is None:
         pytest.skip("Triton is not installed")
+    if item.get_closest_marker("native") and not native.available():
+        pytest.skip("cannonade was installed without a C++ compiler")
 
 
 @pytest.hookimpl(tryfirst=True)

