@@ -7,7 +7,7 @@ sees smaller differences. Two defects are planted in ours: the same table must f
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from math import comb, sqrt
+from math import sqrt
 from statistics import NormalDist
 from typing import Any
 
@@ -24,6 +24,7 @@ from cannonade.bench import peers
 from cannonade.bench.peers import Budget, PeerAttack
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
+from cannonade.evaluation.statistics import mcnemar
 from cannonade.voting import majority_vote
 
 # Each peer with what of ours spends the same budget in the same way.
@@ -180,10 +181,3 @@ def _compare(first: str, one: Judged, second: str, other: Judged) -> Comparison:
         seen=power * sqrt(max(1, sum(only))) / n,
         seen_loss=power * error,
     )
-
-
-def mcnemar(first: int, second: int) -> float:
-    """Two-sided exact p-value that discordant pairs fall either way with probability ½ (McNemar, Psychometrika 1947)."""
-    total = first + second
-    ways = sum(comb(total, k) for k in range(min(first, second) + 1))
-    return min(1.0, 2 * float(ways / 2**total))

@@ -46,6 +46,7 @@ def advise(
     from cannonade.attacks.goals import Goal, Targeted, Untargeted
     from cannonade.attacks.pgd import PGD
     from cannonade.draws import Phase
+    from cannonade.evaluation.statistics import mcnemar
     from cannonade.evaluation.subject import open_subject, parse_chunk
     from cannonade.experiments.advise import agreement, allocations, confirm, pilot
     from cannonade.spec import build, call_text
@@ -102,14 +103,22 @@ def advise(
     )
     if len(rest):
         leaders = {trial.allocation.samples: trial for trial in reversed(trials)}  # the best of each m
+        first_won = None
         for trial in sorted(leaders.values(), key=lambda each: each.merit, reverse=True):
             won = confirm(
                 subject.defended, images[rest], goal(rest), base, trial.allocation, ids=ids[rest], votes=5 * votes
             )
-            console.print(
-                f"on {len(rest)} other images: {100 * float(won.double().mean()):.0f} % by {_name(trial)}",
-                highlight=False,
+            first_won = won if first_won is None else first_won
+            p = mcnemar(int((first_won & ~won).sum()), int((won & ~first_won).sum()))
+            verdict = (
+                ""
+                if won is first_won
+                else f"; from the first {'' if p < 0.05 else 'not '}to be told apart (p = {p:.2g})"
             )
+            console.print(
+                f"on {len(rest)} other images: {100 * float(won.double().mean()):.0f} % by {_name(trial)}{verdict}",
+                highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
 
 def _numbers(text: str) -> list[float]:

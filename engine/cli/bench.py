@@ -232,3 +232,53 @@ def votes(
     if out is not None:
         record = {"hardware": describe(), "defense": defense, "n": n, "alpha": alpha, "right": right}
         out.write_text(json.dumps(record | {"bins": [row.as_json() for row in bins]}, indent=2) + "\n")
+
+
+@bench.command()
+def audit(
+    only: Annotated[
+        list[str] | None, typer.Option(help="Start of a kernel's name; may be given several times.")
+    ] = None,
+    arch: Annotated[list[int] | None, typer.Option(help="Compute capability, such as 90. All five by default.")] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Compile every Triton kernel without a GPU: registers, spills, shared memory, accesses, and predicted time.
+
+    Ends with status 1 where a kernel does not compile, spills, takes too much shared memory or breaks a rule.
+    """
+    from rich.table import Table
+
+    from cannonade.bench.audit import ARCHITECTURES, Audit, cases
+    from cannonade.bench.audit import audit as judge
+    from cannonade.kernels.backend import triton
+
+    if triton is None:
+        raise InputError("the audit compiles with Triton, which is not installed here: it is for Linux only")
+    chosen = [case for case in cases() if not only or any(case.name.startswith(start) for start in only)]
+    if not chosen:
+        raise InputError(f"no kernel's name starts with {', '.join(only or ())}: see `cannonade bench audit`")
+    table = Table(
+        "kernel", "arch", "registers", "spilled", "shared", "accesses", "barriers", "bytes/px", "× least", "ops/px",
+        "H100 µs", box=None,
+    )  # fmt: skip
+    found: list[Audit] = []
+    for case in chosen:
+        for architecture in arch or ARCHITECTURES:
+            row = judge(case, architecture)
+            found.append(row)
+            accesses = " ".join(f"{kind.replace(' ', '')}×{count}" for kind, count in row.accesses.items())
+            table.add_row(
+                row.name, str(row.architecture), str(row.registers), str(row.spilled), str(row.shared), accesses,
+                str(row.barriers), f"{row.bytes_per_pixel:.1f}", f"{row.overhead:.2f}", f"{row.operations:.0f}",
+                f"{row.microseconds:.2f}",
+            )  # fmt: skip
+    Console(width=180).print(table)
+    console.print("H100 µs: predicted for one 224×224 image from bytes and operations, not measured", highlight=False)
+    if out is not None:
+        out.write_text(json.dumps([row.as_json() for row in found], indent=2) + "\n")
+    broken = [row for row in found if row.faults]
+    for row in broken:
+        console.print(f"{row.name} on sm_{row.architecture}: {'; '.join(row.faults)}", style="red", highlight=False)
+    console.print(f"{len(found) - len(broken)} of {len(found)} pass", highlight=False)
+    if broken:
+        raise typer.Exit(1)

@@ -1,6 +1,6 @@
 """Rates with their uncertainty."""
 
-from math import sqrt
+from math import comb, sqrt
 from statistics import NormalDist
 
 
@@ -25,3 +25,14 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     spread = z * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
     scale = 1 + z * z / trials
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def mcnemar(first: int, second: int) -> float:
+    """Two-sided exact p-value that discordant pairs fall either way with probability ½ (McNemar, Psychometrika 1947).
+
+    Args:
+        first, second: trials that only the one, and only the other, passed.
+    """
+    total = first + second
+    ways = sum(comb(total, k) for k in range(min(first, second) + 1))
+    return min(1.0, 2 * float(ways / 2**total))

@@ -9,10 +9,11 @@ from cannonade.attacks.eot import EOT
 from cannonade.attacks.goals import Untargeted
 from cannonade.attacks.pgd import PGD
 from cannonade.bench import attacks, peers
-from cannonade.bench.attacks import compare, mcnemar, ours
+from cannonade.bench.attacks import compare, ours
 from cannonade.bench.peers import Budget
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
+from cannonade.evaluation.statistics import mcnemar
 from cannonade.transforms.noise import Smoothing
 
 # foolbox and ART use what others have deprecated.

@@ -1,0 +1,30 @@
+"""Images by their place in a buffer: what a launcher reads and writes without gathering or scattering copies."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some images of a buffer; image i of a launch is `buffer[index[i]]`.
+
+    EOT's draws of one image read one row several times; the images of a program that wait for the same transform are some
+    rows of a buffer, in any order. No row is written twice by one launch.
+
+    Attributes:
+        buffer: [R, C, H, W], contiguous.
+        index: [M] int64, on the buffer's device.
+    """
+
+    buffer: Tensor
+    index: Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def every(images: Tensor) -> Rows:
+    """All images, in order; a copy is made only where their memory is not contiguous."""
+    return Rows(images.contiguous(), torch.arange(len(images), device=images.device))
