@@ -34,6 +34,7 @@ class Phase(IntEnum):
     CERTIFY_ESTIMATE = 7
     TRAINING = 8
     FORWARD = 9
+    ORDER = 10
 
 
 @cache

@@ -1,20 +1,22 @@
-"""Where images come from: the sample photos, a folder, or an array file; every image with its stable index."""
+"""Where images come from: photos, folders, zips, arrays, data sets; every image with its stable index."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from pathlib import Path
-from zipfile import BadZipFile
+from pathlib import Path, PurePosixPath
+from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
+from cannonade.data.readers import Archive, Array, Dataset, Files, Reader, fit
 from cannonade.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
+
+_CIFAR10 = "cifar-10-batches-py"
 
 # ImageNette's folders, so that a subset of ImageNet keeps ImageNet's class numbers.
 IMAGENETTE = {
@@ -51,12 +53,12 @@ class Source:
 
     Args:
         items: in the order of their ids.
-        pixels: for an array file, all images as [N, H, W, 3] uint8 or float in [0, 1]; None where `name` is a file to open.
+        reader: what reads them; an array [N, H, W, 3], uint8 or float in [0, 1], stands for its reader. Files by default.
     """
 
-    def __init__(self, items: Sequence[Item], pixels: np.ndarray | None = None) -> None:
+    def __init__(self, items: Sequence[Item], reader: Reader | np.ndarray | None = None) -> None:
         self.items = list(items)
-        self._pixels = pixels
+        self.reader: Reader = Files() if reader is None else Array(reader) if isinstance(reader, np.ndarray) else reader
 
     def __len__(self) -> int:
         return len(self.items)
@@ -67,12 +69,12 @@ class Source:
             return self
         if limit < 1:
             raise InputError(f"limit must be at least 1, got {limit}")
-        return Source([self.items[index * len(self) // limit] for index in range(limit)], self._pixels)
+        return Source([self.items[index * len(self) // limit] for index in range(limit)], self.reader)
 
     def numbered(self, classes: Sequence[int]) -> "Source":
         """The same images, a label being its position in `classes`."""
         position = {label: index for index, label in enumerate(classes)}
-        return Source([replace(item, label=position[item.label]) for item in self.items], self._pixels)
+        return Source([replace(item, label=position[item.label]) for item in self.items], self.reader)
 
     def check_labels(self, num_classes: int) -> None:
         """Raise InputError if a label is not one of the classifier's classes."""
@@ -86,7 +88,11 @@ class Source:
         """The ids, labels and pixels or file contents, for a checksum."""
         for item in self.items:
             yield f"{item.id} {item.label} ".encode()
-            yield Path(item.name).read_bytes() if self._pixels is None else self._pixels[item.id].tobytes()
+            yield self.reader.content(item.id, item.name)
+
+    def pixels(self, item: Item) -> Tensor:
+        """One image as it is: [3, H, W] float32 in [0, 1]."""
+        return self.reader.pixels(item.id, item.name)
 
     def load(self, items: Sequence[Item], size: tuple[int, int] | None) -> Tensor:
         """Read, resize and stack images.
@@ -101,39 +107,72 @@ class Source:
         Raises:
             InputError: a file that is no image, is truncated or has transparency, or sizes that differ while `size` is None.
         """
-        images = [self._read(item) for item in items]
+        images = [self.pixels(item) for item in items]
         if size is not None:
-            images = [_fit(image, size) for image in images]
+            images = [fit(image, size) for image in images]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             raise InputError(f"images must be of one size for a model without an input size, got {sorted(shapes)}")
         return torch.stack(images)
-
-    def _read(self, item: Item) -> Tensor:
-        if self._pixels is None:
-            return _decode(Path(item.name))
-        image = torch.from_numpy(np.array(self._pixels[item.id])).permute(2, 0, 1)
-        return image.float() / 255 if image.dtype == torch.uint8 else image.float()
 
 
 def open_source(name: str) -> Source:
     """Open a data set by name.
 
     Args:
-        name: "samples" for the 20 ImageNet photos that foolbox carries, a folder of `class/image` files, or an `.npz` file with
-            `images` ([N, H, W, 3], uint8 or float in [0, 1]) and `labels` ([N]).
+        name: "samples" for the 20 ImageNet photos that foolbox carries; a folder or a `.zip` of `class/image` files (ImageNet's
+            and ImageNette's synsets have ImageNet's numbers); an `.npz` file with `images` ([N, H, W, 3], uint8 or float in
+            [0, 1]) and `labels` ([N]); a folder that holds torchvision's `cifar-10-batches-py`; or "imagenette:FOLDER", which
+            torchvision downloads to that folder where it is not there yet. A part of a zip or of CIFAR-10 is named
+            after a colon, "cifar.zip:test", "FOLDER:train"; CIFAR-10's is its test set by default.
 
     Raises:
         InputError: nothing there, or nothing usable.
     """
     if name == "samples":
         return _samples()
-    path = Path(name)
-    if path.is_dir():
+    if name.startswith("imagenette:"):
+        return _imagenette(Path(name.partition(":")[2]))
+    path, part = Path(name), ""
+    if not path.exists() and ":" in name:
+        place, _, part = name.rpartition(":")
+        path = Path(place)
+    if (path / _CIFAR10).is_dir():
+        return _cifar10(path, part or "test")
+    if path.suffix == ".zip" and path.is_file():
+        return _archive(path, part)
+    if path.is_dir() and not part:
         return _folder(path)
-    if path.suffix == ".npz" and path.is_file():
+    if path.suffix == ".npz" and path.is_file() and not part:
         return _array_file(path)
-    raise InputError(f"data must be 'samples', an existing folder of class/image files or an .npz file, got {name!r}")
+    raise InputError(
+        f"data must be 'samples', an existing folder or .zip of class/image files or an .npz file, got {name!r}"
+    )
+
+
+def from_dataset(dataset: Any, name: str = "dataset") -> Source:
+    """A source of what PyTorch knows as a data set: a map-style `Dataset` of (image, label), or a pair of tensors.
+
+    Args:
+        dataset: with PIL images or tensors [3, H, W] in [0, 1] or uint8; or (images [N, 3, H, W], labels [N]). Labels of a
+            `Dataset` are taken from its `targets` where it has them, else every image is read once.
+        name: for messages.
+
+    Raises:
+        InputError: it is neither, or is empty.
+    """
+    if isinstance(dataset, tuple):
+        images, labels = dataset
+        if not isinstance(images, Tensor) or images.dim() != 4 or images.shape[1] != 3 or len(images) != len(labels):
+            raise InputError("a pair must be images [N, 3, H, W] and labels [N], got other shapes")
+        pixels = images.detach().cpu().permute(0, 2, 3, 1).numpy()
+        _check_pixels(pixels, name)
+        return Source([Item(i, int(label), f"{name}[{i}]") for i, label in enumerate(labels)], pixels)
+    if not hasattr(dataset, "__getitem__") or not hasattr(dataset, "__len__") or not len(dataset):
+        raise InputError(f"a data set must have at least one image and be map-style, got {type(dataset).__name__}")
+    targets = getattr(dataset, "targets", None)
+    labels = [int(dataset[i][1]) for i in range(len(dataset))] if targets is None else [int(each) for each in targets]
+    return Source([Item(i, label, f"{name}[{i}]") for i, label in enumerate(labels)], Dataset(dataset))
 
 
 def _samples() -> Source:
@@ -158,7 +197,53 @@ def _folder(root: Path) -> Source:
     if not files:
         raise InputError(f"a data folder must hold class/image files ({', '.join(SUFFIXES)}), found none in {root}")
     labels = _class_numbers([folder.name for folder in classes])
+    empty = {folder.name for folder in classes} - {path.parent.name for _, path in files}
+    if empty:
+        raise InputError(f"every class folder must hold images, none in {', '.join(sorted(empty))} of {root}")
     return Source([Item(index, labels[position], str(path)) for index, (position, path) in enumerate(files)])
+
+
+def _archive(path: Path, part: str) -> Source:
+    try:
+        with ZipFile(path) as archive:
+            names = archive.namelist()
+    except (BadZipFile, OSError) as error:
+        raise InputError(f"{path} must be a readable .zip file: {error}") from error
+    prefix = f"{part}/" if part else ""
+    found = [
+        (PurePosixPath(name).parent.name, name)
+        for name in sorted(names)
+        if name.startswith(prefix) and PurePosixPath(name).suffix.lower() in SUFFIXES and "/" in name[len(prefix) :]
+    ]
+    if not found:
+        raise InputError(f"a .zip must hold class/image files ({', '.join(SUFFIXES)}), found none in {path}:{part}")
+    classes = sorted({folder for folder, _ in found})
+    numbers = dict(zip(classes, _class_numbers(classes), strict=True))
+    return Source([Item(i, numbers[folder], name) for i, (folder, name) in enumerate(found)], Archive(path))
+
+
+def _cifar10(root: Path, part: str) -> Source:
+    from torchvision.datasets import CIFAR10
+
+    if part not in ("train", "test"):
+        raise InputError(f"CIFAR-10 has the parts train and test, got {part!r}")
+    try:
+        data = CIFAR10(str(root), train=part == "train")
+    except (RuntimeError, OSError, EOFError, KeyError) as error:
+        raise InputError(f"{root / _CIFAR10} must be torchvision's copy of CIFAR-10, complete: {error}") from error
+    return Source([Item(i, label, f"cifar10 {part}[{i}]") for i, label in enumerate(data.targets)], data.data)
+
+
+def _imagenette(root: Path) -> Source:
+    from torchvision.datasets import Imagenette
+
+    folder = root / "imagenette2"
+    if not folder.is_dir():
+        try:
+            Imagenette(str(root), split="val", download=True)
+        except (RuntimeError, OSError) as error:
+            raise InputError(f"ImageNette could not be downloaded to {root}: {error}") from error
+    return _folder(folder / "val")
 
 
 def _class_numbers(names: list[str]) -> list[int]:
@@ -187,35 +272,12 @@ def _array_file(path: Path) -> Source:
         raise InputError(f"images in {path} must be RGB, [N, H, W, 3] with N ≥ 1, got {list(images.shape)}")
     if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise InputError(f"labels in {path} must be {len(images)} integers, got {list(labels.shape)} {labels.dtype}")
-    if images.dtype != np.uint8 and not (
-        np.issubdtype(images.dtype, np.floating) and images.min() >= 0 and images.max() <= 1
-    ):
-        raise InputError(f"images in {path} must be uint8, or floats in [0, 1] without NaN, got {images.dtype}")
+    _check_pixels(images, str(path))
     names = (f"{path.name}[{index}]" for index in range(len(images)))
     return Source([Item(index, int(labels[index]), name) for index, name in enumerate(names)], images)
 
 
-def _decode(path: Path) -> Tensor:
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file)
-            if upright.has_transparency_data and upright.convert("RGBA").getchannel("A").getextrema()[0] != 255:
-                raise InputError(f"images must be opaque, {path} has transparent pixels: flatten it onto a background")
-            if upright.mode.startswith("I;16"):  # Pillow would clip a 16-bit grey image to 8 bits, not scale it
-                grey = torch.from_numpy(np.array(upright).astype(np.float32)) / 65535
-                return grey.expand(3, -1, -1).clone()
-            array = np.array(upright.convert("RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"images must be readable and complete, {path} is not: {error}") from error
-    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
-
-
-def _fit(image: Tensor, size: tuple[int, int]) -> Tensor:
-    if tuple(image.shape[1:]) == size:
-        return image
-    scale = max(size[0] / image.shape[1], size[1] / image.shape[2])
-    resized = vision.resize(
-        image, [max(size[0], round(image.shape[1] * scale)), max(size[1], round(image.shape[2] * scale))]
-    )
-    cropped: Tensor = vision.center_crop(resized, list(size))
-    return cropped.clamp(0, 1)
+def _check_pixels(images: np.ndarray, place: str) -> None:
+    floats = np.issubdtype(images.dtype, np.floating) and images.min() >= 0 and images.max() <= 1
+    if images.dtype != np.uint8 and not floats:
+        raise InputError(f"images in {place} must be uint8, or floats in [0, 1] without NaN, got {images.dtype}")
