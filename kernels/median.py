@@ -8,10 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cannonade.kernels.sheets import Sheet, Window, by_key, disk, inside_counts, shifts
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.window import window_median_place
+from cannonade.kernels.sheets import Sheet, Window, by_key, disk, disk_windows, inside_counts, shifts
 
 
-def disk_median(images: Tensor, radius: Tensor) -> Tensor:
+def disk_median(images: Tensor, radius: Tensor, backend: Backend = "auto") -> Tensor:
     """Upper median, sorted[n // 2], of the n pixels of the disk dx² + dy² ≤ r² that lie inside the image.
 
     Values are replaced by their ranks in the plane, so the selection is exact for any floating-point values, and the
@@ -20,18 +22,22 @@ def disk_median(images: Tensor, radius: Tensor) -> Tensor:
     Args:
         images: [N, C, H, W].
         radius: [N, C] integers.
+        backend: "auto", "native" or "torch"; of the same bits.
 
     Returns:
         [N, C, H, W], of the images' own values.
     """
-    planes = images.flatten(0, 1)
+    planes, radius = images.flatten(0, 1), radius.flatten()
     with torch.no_grad():
-        place = by_key(radius.flatten(), planes, lambda key, part, _: _median_place(part, disk(key)), torch.int32)
+        if choose(backend, images, native=images.dtype == torch.float32) == "native":
+            place: Tensor = window_median_place(planes, disk_windows(radius))
+        else:
+            place = by_key(radius, planes, lambda key, part, _: _median_place(part, disk(key)), torch.int32)
     out: Tensor = _Pick.apply(planes, place)
     return out.view(images.shape)
 
 
-def box_median(images: Tensor, sides: Tensor) -> Tensor:
+def box_median(images: Tensor, sides: Tensor, backend: Backend = "auto") -> Tensor:
     """Median of a rectangle of odd sides around each pixel, zeros lying outside the image.
 
     Backward gives the gradient to the selected pixel, the first in raster order among equals; zeros outside take none.
@@ -39,6 +45,7 @@ def box_median(images: Tensor, sides: Tensor) -> Tensor:
     Args:
         images: [N, C, H, W].
         sides: [N, C, 2] odd integers, height and width of the rectangle.
+        backend: "auto", "native" or "torch"; of the same bits.
 
     Returns:
         [N, C, H, W].
@@ -47,12 +54,16 @@ def box_median(images: Tensor, sides: Tensor) -> Tensor:
     top, left = (keys // 2).amax(0).tolist() if len(keys) else (0, 0)
     planes = F.pad(images.flatten(0, 1), (left, left, top, top))
     with torch.no_grad():
-        place = by_key(
-            keys[:, 0] * (1 << 16) + keys[:, 1],
-            planes,
-            lambda key, part, _: _median_place(part, (key % (1 << 16) // 2,) * (key >> 16)),
-            torch.int32,
-        )
+        if choose(backend, images, native=images.dtype == torch.float32) == "native":
+            there = torch.arange(-top, top + 1, device=keys.device).abs() <= keys[:, :1] // 2
+            place: Tensor = window_median_place(planes, torch.where(there, keys[:, 1:] // 2, -1))
+        else:
+            place = by_key(
+                keys[:, 0] * (1 << 16) + keys[:, 1],
+                planes,
+                lambda key, part, _: _median_place(part, (key % (1 << 16) // 2,) * (key >> 16)),
+                torch.int32,
+            )
     height, width = images.shape[-2:]
     inside = place[:, top : top + height, left : left + width]
     out: Tensor = _Pick.apply(planes, inside)

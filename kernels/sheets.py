@@ -21,6 +21,15 @@ def disk(radius: int) -> Window:
     return tuple(isqrt(radius * radius - dy * dy) for dy in range(-radius, radius + 1))
 
 
+def disk_windows(radius: Tensor) -> Tensor:
+    """The disks of these radii as rows of a table, [P, 2·R + 1] half-widths, −1 for the rows that one does not have."""
+    reach = int(radius.max()) if len(radius) else 0
+    rows = torch.arange(-reach, reach + 1, device=radius.device)
+    square = radius[:, None] ** 2 - rows**2
+    # The root of a whole number below 2^52 is exact where it is whole, so its floor is right.
+    return torch.where(square >= 0, square.clamp(min=0).double().sqrt().floor().long(), -1)
+
+
 def shifts(window: Window) -> list[tuple[int, int]]:
     """The window's (dy, dx), in raster order."""
     top = len(window) // 2

@@ -6,26 +6,42 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cannonade.kernels.sheets import Sheet, Window, between_extremes, by_key, disk, inside_counts, shifts
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.window import window_bilateral, window_mean
+from cannonade.kernels.sheets import (
+    Sheet,
+    Window,
+    between_extremes,
+    by_key,
+    disk,
+    disk_windows,
+    inside_counts,
+    shifts,
+)
 
 _OUTSIDE = 1e30  # above every upper bound, and finite because it is multiplied by a zero
 
 
-def disk_mean(images: Tensor, radius: Tensor) -> Tensor:
+def disk_mean(images: Tensor, radius: Tensor, backend: Backend = "auto") -> Tensor:
     """Mean of the pixels of the disk dx² + dy² ≤ r² that lie inside the image; backward is the exact adjoint.
 
     Args:
         images: [N, C, H, W].
         radius: [N, C] integers.
+        backend: "auto", "native" or "torch"; of the same bits.
 
     Returns:
         [N, C, H, W].
     """
-    planes: Tensor = _DiskMean.apply(images.flatten(0, 1), radius.flatten())
-    return planes.view(images.shape)
+    planes, radius = images.flatten(0, 1), radius.flatten()
+    if choose(backend, images, native=images.dtype == torch.float32) == "native":
+        means: Tensor = window_mean(planes, disk_windows(radius))
+    else:
+        means = _DiskMean.apply(planes, radius)
+    return means.view(images.shape)
 
 
-def bilateral_mean(images: Tensor, radius: Tensor, below: Tensor, above: Tensor) -> Tensor:
+def bilateral_mean(images: Tensor, radius: Tensor, below: Tensor, above: Tensor, backend: Backend = "auto") -> Tensor:
     """Mean of the disk's pixels inside the image whose value v has g − below < v < g + above, g the centre's value.
 
     Backward takes the membership as constant, and finds it again instead of keeping it.
@@ -34,13 +50,18 @@ def bilateral_mean(images: Tensor, radius: Tensor, below: Tensor, above: Tensor)
         images: [N, C, H, W].
         radius: [N, C] integers.
         below, above: [N, C] positive.
+        backend: "auto", "native" or "torch"; of the same bits.
 
     Returns:
         [N, C, H, W].
     """
     bounds = torch.stack((below, above), dim=-1).flatten(0, 1).to(images.dtype)
-    planes: Tensor = _BilateralMean.apply(images.flatten(0, 1), radius.flatten(), bounds)
-    return planes.view(images.shape)
+    planes, radius = images.flatten(0, 1), radius.flatten()
+    if choose(backend, images, native=images.dtype == torch.float32) == "native":
+        means: Tensor = window_bilateral(planes, bounds, disk_windows(radius))[0]
+    else:
+        means = _BilateralMean.apply(planes, radius, bounds)
+    return means.view(images.shape)
 
 
 class _DiskMean(torch.autograd.Function):

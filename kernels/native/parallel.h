@@ -6,10 +6,13 @@
 // GCC clones the function that carries the attribute, not an OpenMP region inside it, so it belongs on a function that
 // holds an inner loop. What picks the clone runs before the address sanitizer is up.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
-#define CLONED __attribute__((target_clones("avx512f", "avx2", "default")))
+#define CLONED __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
 #else
 #define CLONED
 #endif
+
+// Of what is called in an inner loop: it must become part of every clone.
+#define ALWAYS_INLINE inline __attribute__((always_inline))
 
 namespace cannonade {
 

@@ -1,0 +1,139 @@
+"""Every kernel with native code against its reference in PyTorch: values and gradients, any layout, batch and thread count."""
+
+from dataclasses import dataclass, field
+from functools import partial
+
+import pytest
+import torch
+
+from cannonade.errors import InputError
+from cannonade.kernels.median import box_median, disk_median
+from cannonade.kernels.window import bilateral_mean, disk_mean
+
+pytestmark = pytest.mark.native
+SHAPES = [(3, 3, 17, 31), (1, 3, 30, 16), (2, 3, 70, 65)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel, what it takes beside images, and how far native code may be from the reference.
+
+    Attributes:
+        parameters: a function of the number of images and a generator.
+        value, gradient: largest difference allowed; 0 for equal bits.
+        share: of the pixels that may differ by more, where a discontinuity turns rounding into a jump.
+    """
+
+    function: object
+    parameters: object
+    value: float = 0.0
+    gradient: float = 0.0
+    share: float = 0.0
+    settings: dict = field(default_factory=dict)
+
+
+def integers(low, high, *shape):
+    return lambda count, generator: torch.randint(low, high + 1, (count, *shape), generator=generator)
+
+
+def between(low, high, *shape):
+    return lambda count, generator: low + (high - low) * torch.rand(count, *shape, generator=generator)
+
+
+def each(*makers):
+    return lambda count, generator: [maker(count, generator) for maker in makers]
+
+
+def odd(count, generator):
+    return 2 * torch.randint(0, 5, (count, 3, 2), generator=generator) + 1
+
+
+CASES = {
+    "disk_mean": Case(disk_mean, each(integers(0, 6, 3))),
+    "disk_median": Case(disk_median, each(integers(0, 6, 3))),
+    "box_median": Case(box_median, each(odd)),
+    "bilateral_mean": Case(bilateral_mean, each(integers(0, 12, 3), between(0.02, 0.5, 3), between(0.02, 0.5, 3))),
+}
+
+
+@pytest.fixture(params=CASES)
+def case(request):
+    return CASES[request.param]
+
+
+def inputs(case, shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(shape, generator=generator)
+    images[:, :, : shape[2] // 3] = (images[:, :, : shape[2] // 3] * 8).round() / 8  # ties
+    return images, case.parameters(len(images), generator), torch.randn(shape, generator=generator)
+
+
+def forward_backward(case, images, parameters, weights, backend):
+    leaf = images.detach().requires_grad_()
+    out = case.function(leaf, *parameters, backend=backend, **case.settings)
+    (gradient,) = torch.autograd.grad(out, leaf, weights, retain_graph=True)
+    (again,) = torch.autograd.grad(out, leaf, weights)
+    assert torch.equal(gradient, again), "a second backward must give the same"
+    return out.detach(), gradient
+
+
+def assert_near(ours, reference, most, share):
+    far = (ours - reference).abs() > most
+    assert far.double().mean() <= share, (
+        f"{int(far.sum())} differ, by up to {float((ours - reference).abs().max()):.3g}"
+    )
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_agrees_with_reference(case, shape):
+    arguments = inputs(case, shape)
+    ours, reference = (forward_backward(case, *arguments, backend) for backend in ("native", "torch"))
+    assert ours[0].dtype == torch.float32
+    assert_near(ours[0], reference[0], case.value, case.share)
+    assert_near(ours[1], reference[1], case.gradient, case.share)
+
+
+def test_layout_batch_and_threads_change_no_bit(case):
+    images, parameters, weights = inputs(case, (3, 3, 17, 31))
+    expected = forward_backward(case, images, parameters, weights, "native")
+    last = images.to(memory_format=torch.channels_last), weights.to(memory_format=torch.channels_last)
+    together = [forward_backward(case, last[0], parameters, last[1], "native")]
+    rows = [
+        forward_backward(case, images[i : i + 1], [p[i : i + 1] for p in parameters], weights[i : i + 1], "native")
+        for i in range(3)
+    ]
+    together.append(tuple(torch.cat(parts) for parts in zip(*rows, strict=True)))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        together.append(forward_backward(case, images, parameters, weights, "native"))
+    finally:
+        torch.set_num_threads(before)
+    for value, gradient in together:
+        assert torch.equal(value, expected[0])
+        assert torch.equal(gradient, expected[1])
+
+
+def test_expanded_images_and_gradients(case):
+    images, parameters, _ = inputs(case, (3, 3, 17, 31))
+    one = images[:1].expand(3, -1, -1, -1)
+    weights = torch.ones(1, 1, 1, 1).expand(3, 3, 17, 31)
+    expanded = forward_backward(case, one, parameters, weights, "native")
+    plain = forward_backward(case, one.contiguous(), parameters, weights.contiguous(), "native")
+    assert torch.equal(expanded[0], plain[0])
+    assert torch.equal(expanded[1], plain[1])
+
+
+def test_no_images(case):
+    images, parameters, weights = inputs(case, (0, 3, 17, 31))
+    value, gradient = forward_backward(case, images, parameters, weights, "native")
+    assert value.shape == gradient.shape == (0, 3, 17, 31)
+
+
+def test_double_precision_is_pytorchs(case):
+    images, parameters, weights = inputs(case, (1, 3, 17, 31))
+    wide, weights = images.double(), weights.double()
+    auto, reference = (forward_backward(case, wide, parameters, weights, backend) for backend in ("auto", "torch"))
+    assert torch.equal(auto[0], reference[0])
+    with pytest.raises(InputError, match='"native" has no code'):
+        partial(case.function, backend="native", **case.settings)(wide, *parameters)
