@@ -9,12 +9,23 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.nlm import nlm_mean
+from cannonade.kernels.groups import by_group
+
 _CUTOFF = 5.0  # patches farther apart get weight 0
 
 _Window = tuple[int, int, int, int]  # top, left, height, width
 
 
-def nl_means(images: Tensor, h: Tensor, patch: int, distance: int, constant_weights: bool = False) -> Tensor:
+def nl_means(
+    images: Tensor,
+    h: Tensor,
+    patch: int | Tensor,
+    distance: int | Tensor,
+    constant_weights: bool = False,
+    backend: Backend = "auto",
+) -> Tensor:
     """Mean over the (2·distance + 1)² neighbours q of p with weights exp(−D(p, q)), 0 where D > 5.
 
     With s the patch size, made odd by adding one, and o = ⌊s/2⌋, D(p, q) is the sum over the channels and the 2o × 2o
@@ -31,19 +42,33 @@ def nl_means(images: Tensor, h: Tensor, patch: int, distance: int, constant_weig
     Args:
         images: [M, C, H, W] with sides greater than o + distance.
         h: [M] positive: the larger, the smoother.
-        patch: side of the patches, at least 2.
-        distance: largest shift along an axis.
+        patch: side of the patches, at least 2: a number, or [M] int64.
+        distance: largest shift along an axis: a number, or [M] int64.
         constant_weights: whether backward takes the weights as constants, which is half the work.
+        backend: "auto", "native" or "torch". They differ by rounding, and where that moves a patch across the cut.
 
     Returns:
         [M, C, H, W] within the range of its image up to rounding.
     """
-    side = patch + 1 - patch % 2
-    reach = side // 2 + distance
-    scale = (1 / (sqrt(images.shape[1]) * side * h)).to(images.dtype)[:, None, None, None]
-    padded = torch.nn.functional.pad(images * scale, (reach,) * 4, mode="reflect")
-    mean: Tensor = _Mean.apply(padded, side // 2, distance, constant_weights)
-    return mean / scale
+    sides, distances = _each(patch, images) | 1, _each(distance, images)
+    scale = (1 / (sqrt(images.shape[1]) * sides * h)).to(images.dtype)[:, None, None, None]
+    if choose(backend, images, native=images.dtype == torch.float32) == "native":
+        mean: Tensor = nlm_mean(images * scale, sides // 2, distances, constant_weights)[0]
+        return mean / scale
+
+    def group(key: int, rows: Tensor) -> Tensor:
+        offset, own = key >> 16, key % (1 << 16)
+        padded = torch.nn.functional.pad((images * scale)[rows], (offset + own,) * 4, mode="reflect")
+        mean: Tensor = _Mean.apply(padded, offset, own, constant_weights)
+        return mean
+
+    return by_group(sides // 2 * (1 << 16) + distances, group) / scale
+
+
+def _each(value: int | Tensor, images: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    return torch.full((len(images),), value, device=images.device)
 
 
 @dataclass(frozen=True)

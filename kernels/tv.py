@@ -6,8 +6,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.tv import tv_solve
 
-def tv_chambolle(volumes: Tensor, weight: Tensor, tolerance: float = 2e-4, max_iterations: int = 200) -> Tensor:
+
+def tv_chambolle(
+    volumes: Tensor, weight: Tensor, tolerance: float = 2e-4, max_iterations: int = 200, backend: Backend = "auto"
+) -> Tensor:
     """argmin_u Σ|∇u| + |u − x|²/(2·weight), by a fixed-point iteration on the dual that stops early.
 
     From p = 0 the iteration is u = x + ∇ᵀp, p ← (p − τ∇u) / (1 + (τ/weight)·|∇u|), with forward differences ∇ along
@@ -28,10 +33,14 @@ def tv_chambolle(volumes: Tensor, weight: Tensor, tolerance: float = 2e-4, max_i
         weight: [M] positive: the larger, the smoother.
         tolerance: relative change of energy at which to stop; 0 for all iterations.
         max_iterations: at least 1.
+        backend: "auto", "native" or "torch". They differ by rounding, which may move the step at which a volume stops.
 
     Returns:
         [M, C, H, W] within the range of its volume up to rounding.
     """
+    if choose(backend, volumes, native=volumes.dtype == torch.float32) == "native":
+        u: Tensor = tv_solve(volumes, weight.to(volumes.dtype), tolerance, max_iterations)[0]
+        return u
     result: Tensor = _Chambolle.apply(volumes, weight, tolerance, max_iterations)
     return result
 

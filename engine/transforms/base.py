@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -76,23 +76,6 @@ class _InSlices(torch.autograd.Function):
                 value = ctx.transform.apply(leaf, own)
             (out[rows],) = torch.autograd.grad(value, leaf, grads[0][rows])
         return out, None, None, None
-
-
-def by_group(keys: Tensor, function: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Compute rows in groups of equal key and put them back in order: for operations that need one shape or mode.
-
-    Args:
-        keys: [N] integers.
-        function: takes a key and the rows that have it ([M] int64, ascending); returns [M, ...].
-
-    Returns:
-        [N, ...], differentiable. An empty batch calls `function` once with key 0 and no rows.
-    """
-    groups = [(key, (keys == key).nonzero()[:, 0]) for key in keys.unique().tolist()] or [(0, keys.new_empty(0))]
-    out = torch.cat([function(int(key), rows) for key, rows in groups])
-    if len(groups) == 1:
-        return out
-    return out[torch.cat([rows for _, rows in groups]).argsort()]
 
 
 @dataclass(frozen=True, kw_only=True)

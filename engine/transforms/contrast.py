@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
+from cannonade.kernels.groups import by_group
 from cannonade.kernels.histogram import clahe, equalise, stretch
 from cannonade.kernels.pointwise import clip, scale_value
-from cannonade.transforms.base import Gradient, Params, Transform, by_group, straight_through
+from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 from cannonade.transforms.scaling import check_range
 
 

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from cannonade.draws import Draws, Stream
 from cannonade.errors import InputError
+from cannonade.kernels.groups import by_group
 from cannonade.kernels.pointwise import clip
-from cannonade.transforms.base import Gradient, Params, Transform, by_group, straight_through
+from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 
 MODES = ("gaussian", "poisson", "salt", "pepper", "s&p", "speckle")
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
+from cannonade.kernels.backend import choose
 from cannonade.kernels.nlm import nl_means
 from cannonade.kernels.pointwise import clip
 from cannonade.kernels.shrinkage import denoise_wavelet
@@ -21,11 +22,17 @@ from cannonade.transforms.scaling import check_range
 _VALUES_CPU, _VALUES = 1 << 17, 1 << 24
 
 
+def _native(images: Tensor) -> bool:
+    """Whether native code does the work: it takes any number of images, shares them between threads and keeps little."""
+    return choose("auto", images, native=images.dtype == torch.float32) == "native"
+
+
 def _by_group(images: Tensor, keys: list[Tensor], function: Callable[..., Tensor]) -> Tensor:
-    """`function(images[rows], rows, *key)` for the rows that share integer keys, a bounded number of them at a time."""
+    """`function(images[rows], rows, *key)` for the rows that share integer keys; in PyTorch a bounded number at a time."""
     table = torch.stack([key.long() for key in keys], dim=1)
     groups, member = torch.unique(table, dim=0, return_inverse=True)
-    at_once = max(1, (_VALUES_CPU if images.device.type == "cpu" else _VALUES) // max(1, images[:1].numel()))
+    values = _VALUES_CPU if images.device.type == "cpu" else _VALUES
+    at_once = len(images) if _native(images) else max(1, values // max(1, images[:1].numel()))
     jobs = [
         (rows, key)
         for number, key in enumerate(groups.tolist())
@@ -186,19 +193,21 @@ class NonLocalMeans(Transform):
                 f"NonLocalMeans: images must be at least {needed} pixels high and wide for these patch sizes and "
                 f"distances, got {images.shape[2]}×{images.shape[3]}"
             )
-        odd = params["patch_size"] | 1
-        keys = [params["together"], odd, params["patch_distance"]]
-        return _inside(_by_group(images, keys, lambda *group: self._group(params["strength"], *group)))
+        keys = [params["together"]]
+        if not _native(images):
+            keys += [params["patch_size"] | 1, params["patch_distance"]]
+        return _inside(_by_group(images, keys, lambda *group: self._group(params, *group)))
 
-    def _group(
-        self, strengths: Tensor, images: Tensor, rows: Tensor, together: int, patch: int, distance: int
-    ) -> Tensor:
+    def _group(self, params: Params, images: Tensor, rows: Tensor, together: int, *_: int) -> Tensor:
         source = images.detach() if self.constant_weights else images
         sigma = estimate_sigma(source.flatten(0, 1)).reshape(images.shape[:2])
         sigma = sigma.mean(1, keepdim=True) if together else sigma
         found = sigma >= 1e-6
-        h = torch.where(found, sigma * strengths[rows, None], 1.0).flatten()
+        h = torch.where(found, sigma * params["strength"][rows, None], 1.0).flatten()
         blocks = images if together else images.flatten(0, 1)[:, None]
+        patch, distance = (
+            params[name][rows].repeat_interleave(1 if together else 3) for name in ("patch_size", "patch_distance")
+        )
         out = nl_means(blocks, h, patch, distance, self.constant_weights).reshape(images.shape)
         return torch.where(found[:, :, None, None], out, images)
 

@@ -3,6 +3,7 @@
 // The arithmetic is IEEE additions, multiplications and square roots, and setup.py keeps the compiler from fusing them,
 // so that every processor, vector width, batch and number of threads gives the same bits.
 
+#include "numbers.h"
 #include "philox.h"
 
 #include <cmath>
@@ -39,14 +40,6 @@ namespace {
 
 constexpr float UNIT = 0x1p-24f;
 constexpr float ANGLE = 3.7450702829239286e-07f;  // 2π·2⁻²⁴
-
-template <typename To, typename From>
-inline To bits_as(From value) {
-    static_assert(sizeof(To) == sizeof(From));
-    To result;
-    std::memcpy(&result, &value, sizeof(To));
-    return result;
-}
 
 inline float high_bits(uint32_t word) { return static_cast<float>(static_cast<int32_t>(word >> 8)); }
 

@@ -8,6 +8,8 @@ import torch
 
 from cannonade.errors import InputError
 from cannonade.kernels.median import box_median, disk_median
+from cannonade.kernels.nlm import nl_means
+from cannonade.kernels.tv import tv_chambolle
 from cannonade.kernels.window import bilateral_mean, disk_mean
 
 pytestmark = pytest.mark.native
@@ -48,11 +50,32 @@ def odd(count, generator):
     return 2 * torch.randint(0, 5, (count, 3, 2), generator=generator) + 1
 
 
+def by_plane(function):
+    """A kernel of volumes, called with every channel as a volume of its own."""
+
+    def planes(images, parameter, **settings):
+        own = parameter.repeat_interleave(images.shape[1])
+        return function(images.flatten(0, 1)[:, None], own, **settings).view(images.shape)
+
+    return planes
+
+
 CASES = {
     "disk_mean": Case(disk_mean, each(integers(0, 6, 3))),
     "disk_median": Case(disk_median, each(integers(0, 6, 3))),
     "box_median": Case(box_median, each(odd)),
     "bilateral_mean": Case(bilateral_mean, each(integers(0, 12, 3), between(0.02, 0.5, 3), between(0.02, 0.5, 3))),
+    "nl_means": Case(nl_means, each(between(0.05, 0.3), integers(2, 7), integers(1, 5)), 2e-6, 1e-5, share=1e-3),
+    "nl_means, constant weights": Case(
+        nl_means,
+        each(between(0.05, 0.3), integers(2, 7), integers(1, 5)),
+        2e-6,
+        1e-5,
+        share=1e-3,
+        settings={"constant_weights": True},
+    ),
+    "tv_chambolle": Case(tv_chambolle, each(between(0.05, 0.25)), 1e-5, 1e-4),
+    "tv_chambolle of planes": Case(by_plane(tv_chambolle), each(between(0.05, 0.25)), 1e-5, 1e-4),
 }
 
 

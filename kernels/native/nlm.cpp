@@ -1,0 +1,283 @@
+// Non-local means on a CPU, as kernels/nlm.py defines them. Shifts come in the same order, each serving both its ends.
+
+#include <algorithm>
+#include <vector>
+
+#include "numbers.h"
+#include "parallel.h"
+
+namespace cannonade {
+namespace {
+
+constexpr float CUTOFF = 5.0f;
+constexpr float LEAST = 6.737947e-3f;  // exp(-CUTOFF)
+
+// A volume, extended by mirroring without repeating the edge, and what each of its patches and shifts come to.
+struct Volume {
+    int64_t channels, height, width, offset, distance;
+    int64_t edge() const { return offset + distance; }
+    int64_t rows() const { return height + 2 * edge(); }
+    int64_t pitch() const { return width + 2 * edge(); }
+    int64_t plane() const { return rows() * pitch(); }
+};
+
+inline int64_t mirrored(int64_t place, int64_t length) {
+    place = place < 0 ? -place : place;
+    return place < length ? place : 2 * (length - 1) - place;
+}
+
+std::vector<float> padded(const float* images, const Volume& v) {
+    std::vector<float> out(v.channels * v.plane());
+    for (int64_t c = 0; c < v.channels; ++c) {
+        for (int64_t y = 0; y < v.rows(); ++y) {
+            const float* from = images + (c * v.height + mirrored(y - v.edge(), v.height)) * v.width;
+            float* to = &out[c * v.plane() + y * v.pitch()];
+            for (int64_t x = 0; x < v.pitch(); ++x) to[x] = from[mirrored(x - v.edge(), v.width)];
+        }
+    }
+    return out;
+}
+
+// p runs over a window of the padded volume, q = p + (down, right); p or q lies in the image.
+struct Shift {
+    int64_t down, right, top, left, rows, columns;
+
+    Shift(const Volume& v, int64_t down, int64_t right)
+        : down(down), right(right), top(v.edge() - std::max<int64_t>(down, 0)), left(v.edge() - right),
+          rows(v.height + std::abs(down)), columns(v.width + right) {}
+
+    int64_t apart(const Volume& v) const { return down * v.pitch() + right; }
+};
+
+template <typename Visit>
+void for_shifts(const Volume& v, const Visit& visit) {
+    for (int64_t down = -v.distance; down <= v.distance; ++down) {
+        for (int64_t right = down > 0 ? 0 : 1; right <= v.distance; ++right) visit(Shift(v, down, right));
+    }
+}
+
+// Squared differences of a row of pixels and those a shift away, added over the channels.
+CLONED void squares(float* __restrict out, const float* __restrict from, int64_t apart, const Volume& v, int64_t count) {
+    for (int64_t x = 0; x < count; ++x) {
+        const float difference = from[x] - from[x + apart];
+        out[x] = difference * difference;
+    }
+    for (int64_t c = 1; c < v.channels; ++c) {
+        from += v.plane();
+        for (int64_t x = 0; x < count; ++x) {
+            const float difference = from[x] - from[x + apart];
+            out[x] += difference * difference;
+        }
+    }
+}
+
+// Sums over boxes of 2·offset by 2·offset, whose rows are given: `across` takes their sums down the columns.
+CLONED void box(float* __restrict out, float* __restrict across, const float* const* rows, int64_t offset, int64_t count) {
+    const int64_t wide = count + 2 * offset - 1;
+    for (int64_t x = 0; x < wide; ++x) across[x] = rows[0][x] + rows[1][x];
+    for (int64_t pair = 1; pair < offset; ++pair) {
+        const float *first = rows[2 * pair], *second = rows[2 * pair + 1];
+        for (int64_t x = 0; x < wide; ++x) across[x] += first[x] + second[x];
+    }
+    for (int64_t x = 0; x < count; ++x) out[x] = across[x] + across[x + 1];
+    for (int64_t pair = 1; pair < offset; ++pair) {
+        const float* from = across + 2 * pair;
+        for (int64_t x = 0; x < count; ++x) out[x] += from[x] + from[x + 1];
+    }
+}
+
+CLONED void weigh(float* __restrict row, int64_t count) {
+    for (int64_t x = 0; x < count; ++x) {
+        const float apart = row[x] < CUTOFF + 1 ? row[x] : CUTOFF + 1;
+        const float weight = exponential(-apart);
+        row[x] = weight > LEAST ? weight : 0.0f;
+    }
+}
+
+// Rows of weights of one shift, in ascending order: the squares of 2·offset rows are kept.
+class Weights {
+  public:
+    Weights(const Volume& v, const float* values)
+        : v_(v), values_(values), pitch_(v.pitch()), kept_(2 * v.offset * pitch_), across_(pitch_), row_(pitch_),
+          rows_(2 * v.offset) {}
+
+    const float* row(const Shift& shift, int64_t y) {
+        const int64_t side = 2 * v_.offset, wide = shift.columns + side - 1;
+        for (int64_t below = y == 0 ? 0 : side - 1; below < side; ++below) {
+            const int64_t u = y + below;
+            const float* from = values_ + (shift.top + u - v_.offset + 1) * pitch_ + shift.left - v_.offset + 1;
+            squares(&kept_[u % side * pitch_], from, shift.apart(v_), v_, wide);
+        }
+        for (int64_t below = 0; below < side; ++below) rows_[below] = &kept_[(y + below) % side * pitch_];
+        box(row_.data(), across_.data(), rows_.data(), v_.offset, shift.columns);
+        weigh(row_.data(), shift.columns);
+        return row_.data();
+    }
+
+  private:
+    const Volume& v_;
+    const float* values_;
+    int64_t pitch_;
+    std::vector<float> kept_, across_, row_;
+    std::vector<const float*> rows_;
+};
+
+CLONED void add_weighted(float* __restrict to, const float* __restrict weight, const float* __restrict values,
+                         int64_t count) {
+    for (int64_t x = 0; x < count; ++x) to[x] += weight[x] * values[x];
+}
+
+CLONED void add(float* __restrict to, const float* __restrict values, int64_t count) {
+    for (int64_t x = 0; x < count; ++x) to[x] += values[x];
+}
+
+CLONED void divide(float* __restrict to, const float* __restrict by, int64_t count) {
+    for (int64_t x = 0; x < count; ++x) to[x] /= by[x];
+}
+
+void mean(float* out, float* mass, const float* images, const Volume& v) {
+    const std::vector<float> values = padded(images, v);
+    const int64_t pixels = v.height * v.width;
+    std::copy_n(images, v.channels * pixels, out);
+    std::fill_n(mass, pixels, 1.0f);
+    Weights weights(v, values.data());
+    for_shifts(v, [&](const Shift& shift) {
+        for (int64_t y = 0; y < shift.rows; ++y) {
+            const float* weight = weights.row(shift, y);
+            // Where the row of p, and that of q, lies in the image; the columns of p that do start at `right`, of q at 0.
+            const int64_t own = shift.top + y - v.edge(), other = own + shift.down;
+            const float* p = &values[(shift.top + y) * v.pitch() + shift.left];
+            const float* q = p + shift.apart(v);
+            if (own >= 0 && own < v.height) {
+                add(mass + own * v.width, weight + shift.right, v.width);
+                for (int64_t c = 0; c < v.channels; ++c) {
+                    add_weighted(out + c * pixels + own * v.width, weight + shift.right,
+                                 q + c * v.plane() + shift.right, v.width);
+                }
+            }
+            if (other >= 0 && other < v.height) {
+                add(mass + other * v.width, weight, v.width);
+                for (int64_t c = 0; c < v.channels; ++c) {
+                    add_weighted(out + c * pixels + other * v.width, weight, p + c * v.plane(), v.width);
+                }
+            }
+        }
+    });
+    for (int64_t c = 0; c < v.channels; ++c) divide(out + c * pixels, mass, pixels);
+}
+
+// (push_p + push_q − Σ pull_p·x_q − Σ pull_q·x_p)·weight, for a row of p.
+CLONED void slope(float* __restrict out, const float* __restrict weight, const float* __restrict push,
+                  const float* __restrict pull, const float* __restrict values, int64_t apart, const Volume& v,
+                  int64_t count) {
+    for (int64_t x = 0; x < count; ++x) out[x] = push[x] + push[x + apart];
+    for (int64_t c = 0; c < v.channels; ++c) {
+        for (int64_t x = 0; x < count; ++x) {
+            out[x] -= pull[x] * values[x + apart] + pull[x + apart] * values[x];
+        }
+        pull += v.plane();
+        values += v.plane();
+    }
+    for (int64_t x = 0; x < count; ++x) out[x] *= weight[x];
+}
+
+// What 2·difference·flow adds to the first ends of a row of pairs, and takes from the second.
+CLONED void flow_first(float* __restrict to, const float* __restrict values, int64_t apart, const float* __restrict flow,
+                       int64_t count) {
+    for (int64_t x = 0; x < count; ++x) to[x] += 2.0f * ((values[x] - values[x + apart]) * flow[x]);
+}
+
+CLONED void flow_second(float* __restrict to, const float* __restrict values, int64_t apart, const float* __restrict flow,
+                        int64_t count) {
+    for (int64_t x = 0; x < count; ++x) to[x] -= 2.0f * ((values[x - apart] - values[x]) * flow[x]);
+}
+
+// Gradient of the padded volume, before it is folded back.
+std::vector<float> padded_gradient(const float* grad, const float* out, const float* mass,
+                                   const std::vector<float>& values, const Volume& v, bool constant_weights) {
+    const int64_t pixels = v.height * v.width, side = 2 * v.offset, margin = side - 1;
+    std::vector<float> pull(v.channels * v.plane()), push(v.plane());
+    for (int64_t y = 0; y < v.height; ++y) {
+        for (int64_t x = 0; x < v.width; ++x) {
+            const int64_t at = y * v.width + x, to = (y + v.edge()) * v.pitch() + x + v.edge();
+            float total = 0.0f;
+            for (int64_t c = 0; c < v.channels; ++c) {
+                pull[c * v.plane() + to] = grad[c * pixels + at] / mass[at];
+                total += grad[c * pixels + at] * out[c * pixels + at];
+            }
+            push[to] = total / mass[at];
+        }
+    }
+    std::vector<float> result = pull;
+    Weights weights(v, values.data());
+    const int64_t pitch = v.pitch() + 2 * margin;
+    std::vector<float> inner((v.rows() + 2 * margin) * pitch), across(pitch), flow(pitch);
+    std::vector<const float*> rows(side);
+    for_shifts(v, [&](const Shift& shift) {
+        const int64_t apart = shift.apart(v), first = shift.top * v.pitch() + shift.left;
+        if (!constant_weights) std::fill_n(inner.begin(), (shift.rows + 2 * margin) * pitch, 0.0f);
+        for (int64_t y = 0; y < shift.rows; ++y) {
+            const int64_t at = first + y * v.pitch();
+            const float* weight = weights.row(shift, y);
+            for (int64_t c = 0; c < v.channels; ++c) {
+                float* to = &result[c * v.plane() + at];
+                const float* from = &pull[c * v.plane() + at];
+                add_weighted(to + apart, weight, from, shift.columns);
+                add_weighted(to, weight, from + apart, shift.columns);
+            }
+            if (constant_weights) continue;
+            slope(&inner[(y + margin) * pitch + margin], weight, &push[at], &pull[at], &values[at], apart, v, shift.columns);
+        }
+        if (constant_weights) return;
+        for (int64_t u = 0; u < shift.rows + margin; ++u) {
+            for (int64_t row = 0; row < side; ++row) rows[row] = &inner[(u + row) * pitch];
+            box(flow.data(), across.data(), rows.data(), v.offset, shift.columns + margin);
+            const int64_t at = first + (u - v.offset + 1) * v.pitch() - v.offset + 1;
+            for (int64_t c = 0; c < v.channels; ++c) {
+                const float* from = &values[c * v.plane() + at];
+                float* to = &result[c * v.plane() + at];
+                flow_first(to, from, apart, flow.data(), shift.columns + margin);
+                flow_second(to + apart, from + apart, apart, flow.data(), shift.columns + margin);
+            }
+        }
+    });
+    return result;
+}
+
+void mean_adjoint(float* to, const float* grad, const float* out, const float* mass, const float* images,
+                  const Volume& v, bool constant_weights) {
+    const std::vector<float> result = padded_gradient(grad, out, mass, padded(images, v), v, constant_weights);
+    std::fill_n(to, v.channels * v.height * v.width, 0.0f);
+    for (int64_t c = 0; c < v.channels; ++c) {
+        for (int64_t y = 0; y < v.rows(); ++y) {
+            float* row = to + (c * v.height + mirrored(y - v.edge(), v.height)) * v.width;
+            const float* from = &result[c * v.plane() + y * v.pitch()];
+            for (int64_t x = 0; x < v.pitch(); ++x) row[mirrored(x - v.edge(), v.width)] += from[x];
+        }
+    }
+}
+
+}  // namespace
+}  // namespace cannonade
+
+// Volumes [M, C, H, W] scaled such that D is a sum of squares; offsets and distances [M]; out as the volumes, mass [M, H, W].
+extern "C" void nlm_mean(float* out, float* mass, const float* images, const int64_t* offsets, const int64_t* distances,
+                         int64_t count, int64_t channels, int64_t height, int64_t width, int64_t threads) {
+    const int64_t pixels = height * width;
+    cannonade::for_each(count, threads, [=](int64_t m) {
+        const cannonade::Volume volume{channels, height, width, offsets[m], distances[m]};
+        const int64_t at = m * channels * pixels;
+        cannonade::mean(out + at, mass + m * pixels, images + at, volume);
+    });
+}
+
+extern "C" void nlm_mean_adjoint(float* to, const float* grad, const float* out, const float* mass, const float* images,
+                                 const int64_t* offsets, const int64_t* distances, int64_t constant_weights,
+                                 int64_t count, int64_t channels, int64_t height, int64_t width, int64_t threads) {
+    const int64_t pixels = height * width;
+    cannonade::for_each(count, threads, [=](int64_t m) {
+        const cannonade::Volume volume{channels, height, width, offsets[m], distances[m]};
+        const int64_t at = m * channels * pixels;
+        cannonade::mean_adjoint(to + at, grad + at, out + at, mass + m * pixels, images + at, volume, constant_weights);
+    });
+}
