@@ -12,6 +12,8 @@ namespace cannonade {
 namespace {
 
 constexpr int64_t SUMS = 8;
+// A change of energy so near to the one that stops, relatively, may be on its wrong side by rounding.
+constexpr double CLOSE = 1e-4;
 
 struct Volume {
     int64_t channels, height, width;
@@ -122,22 +124,80 @@ double sweep(float* u, Field& next, Field& dual, const float* values, float weig
     return square + static_cast<double>(weight) * norms;
 }
 
+// When to stop, by the energies so far.
+class Stop {
+  public:
+    Stop(double tolerance, int64_t most) : tolerance_(tolerance), most_(most) {}
+
+    bool operator()(int64_t step, double energy) {
+        const double change = std::abs(previous_ - energy), enough = tolerance_ * first_;
+        if (step == 0) first_ = energy;
+        previous_ = energy;
+        close_ |= step > 0 && std::abs(change - enough) < CLOSE * enough;
+        return step == most_ - 1 || (step == 0 ? energy == 0.0 : change < enough);
+    }
+
+    bool close() const { return close_; }
+
+  private:
+    double tolerance_, first_ = 0.0, previous_ = 0.0;
+    int64_t most_;
+    bool close_ = false;
+};
+
+// The number of steps in double precision, for the few volumes whose stop rounding would decide.
+int64_t exact_steps(const float* values, float weight, double tolerance, int64_t most, const Volume& v) {
+    const int64_t strides[] = {v.width, 1, v.plane()};
+    const int64_t lengths[] = {v.height, v.width, v.channels};
+    const double tau = 1.0 / static_cast<double>(2 * v.axes());
+    std::vector<double> dual(v.axes() * v.size()), u(v.size());
+    Stop stop(tolerance, most);
+    const auto place = [&](int64_t at, int64_t axis) { return at / strides[axis] % lengths[axis]; };
+    for (int64_t step = 0;; ++step) {
+        double square = 0.0, norms = 0.0;
+        for (int64_t at = 0; at < v.size(); ++at) {
+            double moved = 0.0;
+            for (int64_t axis = 0; axis < v.axes(); ++axis) {
+                const double* p = &dual[axis * v.size()];
+                moved += (place(at, axis) > 0 ? p[at - strides[axis]] : 0.0) - p[at];
+            }
+            u[at] = static_cast<double>(values[at]) + moved;
+            square += moved * moved;
+        }
+        for (int64_t at = 0; at < v.size(); ++at) {
+            double gradient[3], norm = 0.0;
+            for (int64_t axis = 0; axis < v.axes(); ++axis) {
+                const bool last = place(at, axis) + 1 == lengths[axis];
+                gradient[axis] = last ? 0.0 : u[at + strides[axis]] - u[at];
+                norm += gradient[axis] * gradient[axis];
+            }
+            norm = std::sqrt(norm);
+            norms += norm;
+            for (int64_t axis = 0; axis < v.axes(); ++axis) {
+                double& p = dual[axis * v.size() + at];
+                p = (p - tau * gradient[axis]) / (1.0 + tau / static_cast<double>(weight) * norm);
+            }
+        }
+        if (stop(step, square + static_cast<double>(weight) * norms)) return step;
+    }
+}
+
 void solve(float* u, float* dual_out, int64_t* steps, const float* values, float weight, double tolerance,
            int64_t most, const Volume& v) {
     Field dual(v), next(v);
     Rows rows(v.width);
-    double first = 0.0, previous = 0.0;
-    for (int64_t step = 0; step < most; ++step) {
-        const double energy = sweep(u, next, dual, values, weight, v, rows);
-        const bool stop = step == 0 ? energy == 0.0 : std::abs(previous - energy) < tolerance * first;
-        if (stop || step == most - 1) {
-            *steps = step;
-            break;
-        }
-        if (step == 0) first = energy;
-        previous = energy;
+    Stop stop(tolerance, most);
+    int64_t step = 0;
+    while (!stop(step, sweep(u, next, dual, values, weight, v, rows))) {
         std::swap(dual, next);
+        ++step;
     }
+    if (stop.close()) {
+        *steps = exact_steps(values, weight, tolerance, most, v);
+        dual = Field(v);
+        for (step = 0; sweep(u, next, dual, values, weight, v, rows), step < *steps; ++step) std::swap(dual, next);
+    }
+    *steps = step;
     for (int axis = 0; axis < v.axes(); ++axis) std::copy_n(dual.of(axis), v.size(), dual_out + axis * v.size());
 }
 
