@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.seams import seams_index
 from cannonade.kernels.warp import Box, read_pixels
 
 ENERGY_UNIT = 2.0**-30  # whole units add exactly: which seams are equally good depends on no order of additions
@@ -13,7 +15,7 @@ ENERGY_UNIT = 2.0**-30  # whole units add exactly: which seams are equally good 
 _LUMINANCE = (0.2125, 0.7154, 0.0721)
 
 
-def carve(images: Tensor, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor, Box]:
+def carve(images: Tensor, vertical: Tensor, horizontal: Tensor, backend: Backend = "auto") -> tuple[Tensor, Box]:
     """Take vertical seams, then horizontal seams out of each image.
 
     A vertical seam takes one pixel of every row, in neighbouring rows at most one column apart. The one with the least
@@ -28,19 +30,30 @@ def carve(images: Tensor, vertical: Tensor, horizontal: Tensor) -> tuple[Tensor,
         images: [N, 3, H, W].
         vertical: [N] int64, seams that each cost a column, at most W − 2.
         horizontal: [N] int64, seams that each cost a row, at most H − 2.
+        backend: "auto", "native" or "torch"; of the same bits inside the box.
 
     Returns:
         [N, 3, H, W] with each carved image in its bottom right corner, and the box where it is.
     """
     height, width = images.shape[-2:]
-    grey = _luminance(images.detach())
+    with torch.no_grad():
+        if choose(backend, images, native=images.dtype == torch.float32) == "native":
+            index: Tensor = seams_index(images, vertical, horizontal)
+        else:
+            index = _index(images, vertical, horizontal)
+    carved = read_pixels(images, index.flatten(1)).view_as(images)
+    return carved, Box(horizontal, vertical, height - horizontal, width - vertical)
+
+
+def _index(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:
+    """Which pixel of its image each pixel of the carved images is: [N, H, W] int64."""
+    width = images.shape[-1]
+    grey = _luminance(images)
     columns = _kept(_energy(grey), vertical)
     left = torch.arange(width, device=images.device) < vertical[:, None]
     energy = _energy(grey.gather(2, columns)).masked_fill_(left[:, None], 0)  # columns that are gone cost nothing
     rows = _kept(energy.mT, horizontal).mT
-    index = rows * width + columns.gather(1, rows)
-    carved = read_pixels(images, index.flatten(1)).view_as(images)
-    return carved, Box(horizontal, vertical, height - horizontal, width - vertical)
+    return rows * width + columns.gather(1, rows)
 
 
 def _luminance(images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from cannonade.errors import InputError
 from cannonade.kernels.median import box_median, disk_median
 from cannonade.kernels.nlm import nl_means
+from cannonade.kernels.seams import carve
 from cannonade.kernels.tv import tv_chambolle
 from cannonade.kernels.window import bilateral_mean, disk_mean
 
@@ -60,6 +61,14 @@ def by_plane(function):
     return planes
 
 
+def carved(images, vertical, horizontal, **settings):
+    """What is left of carved images, zeros around it."""
+    out, box = carve(images, vertical, horizontal, **settings)
+    rows, columns = (torch.arange(side) for side in images.shape[-2:])
+    inside = (rows >= box.top[:, None])[:, :, None] & (columns >= box.left[:, None])[:, None]
+    return torch.where(inside[:, None], out, 0)
+
+
 CASES = {
     "disk_mean": Case(disk_mean, each(integers(0, 6, 3))),
     "disk_median": Case(disk_median, each(integers(0, 6, 3))),
@@ -74,6 +83,7 @@ CASES = {
         share=1e-3,
         settings={"constant_weights": True},
     ),
+    "carve": Case(carved, each(integers(0, 8), integers(0, 8))),
     "tv_chambolle": Case(tv_chambolle, each(between(0.05, 0.25)), 1e-5, 1e-4),
     "tv_chambolle of planes": Case(by_plane(tv_chambolle), each(between(0.05, 0.25)), 1e-5, 1e-4),
 }
