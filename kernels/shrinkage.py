@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.wavelet import wavelet_shrink
 from cannonade.kernels.wavelet import (
     LOW_PASS,
     Pyramid,
     decompose,
     decompose_adjoint,
+    levels,
     middle_magnitudes,
     reconstruct,
     reconstruct_adjoint,
@@ -23,7 +26,9 @@ _YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786,
 _YCBCR_OFFSET = (16.0, 128.0, 128.0)
 
 
-def denoise_wavelet(images: Tensor, wavelet: str, ycbcr: Tensor, soft: Tensor, shifts: int = 0) -> Tensor:
+def denoise_wavelet(
+    images: Tensor, wavelet: str, ycbcr: Tensor, soft: Tensor, shifts: int = 0, backend: Backend = "auto"
+) -> Tensor:
     """`bayes_shrink` of every channel, for some images in YCbCr with each channel stretched to [0, 1] meanwhile.
 
     Source: scikit-image's `denoise_wavelet` in `cycle_spin`.
@@ -34,6 +39,7 @@ def denoise_wavelet(images: Tensor, wavelet: str, ycbcr: Tensor, soft: Tensor, s
         ycbcr: [N] bool.
         soft: [N] bool, soft thresholds or hard ones.
         shifts: 0, or the largest circular shift to average over.
+        backend: "auto", "native" or "torch".
 
     Returns:
         [N, 3, H, W] of the same dtype, not clipped.
@@ -49,12 +55,12 @@ def denoise_wavelet(images: Tensor, wavelet: str, ycbcr: Tensor, soft: Tensor, s
     scale = torch.where(colour & (most > least), most - least, 1.0)
     least = torch.where(colour, least, 0.0)
     planes = ((channels - least) / scale).reshape(-1, *images.shape[2:])
-    denoised = bayes_shrink(planes, wavelet, soft.repeat_interleave(images.shape[1]), shifts)
+    denoised = bayes_shrink(planes, wavelet, soft.repeat_interleave(images.shape[1]), shifts, backend)
     restored = denoised.reshape(channels.shape) * scale + least
     return (back @ (restored - offset)).to(images.dtype).reshape(images.shape)
 
 
-def bayes_shrink(planes: Tensor, wavelet: str, soft: Tensor, shifts: int = 0) -> Tensor:
+def bayes_shrink(planes: Tensor, wavelet: str, soft: Tensor, shifts: int = 0, backend: Backend = "auto") -> Tensor:
     """Wavelet denoising with a threshold σ²/√(mean(d²) − σ²) for every sub-band d, σ estimated from the plane itself.
 
     The transform extends a plane by reflection (edge pixels repeated) and has `levels(H, W, taps)` levels; √'s argument
@@ -70,11 +76,16 @@ def bayes_shrink(planes: Tensor, wavelet: str, soft: Tensor, shifts: int = 0) ->
         wavelet: a name in LOW_PASS.
         soft: [M] bool: shrink what is kept by the threshold, or keep it as it is.
         shifts: mean over the (shifts + 1)² circular shifts by 0 … shifts pixels along both axes.
+        backend: "auto", "native" or "torch".
 
     Returns:
         [M, H, W] float64.
     """
     low = LOW_PASS[wavelet]
+    if choose(backend, planes, native=True) == "native":
+        depth = levels(planes.shape[1], planes.shape[2], len(low))
+        shrunk: Tensor = wavelet_shrink(planes.double(), soft, list(low), depth, shifts)[0]
+        return shrunk
     result: Tensor = _BayesShrink.apply(planes.double(), low, soft, shifts)
     return result
 
