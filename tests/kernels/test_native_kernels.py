@@ -10,6 +10,7 @@ from cannonade.errors import InputError
 from cannonade.kernels.median import box_median, disk_median
 from cannonade.kernels.nlm import nl_means
 from cannonade.kernels.seams import carve
+from cannonade.kernels.shrinkage import bayes_shrink
 from cannonade.kernels.tv import tv_chambolle
 from cannonade.kernels.window import bilateral_mean, disk_mean
 
@@ -170,3 +171,21 @@ def test_double_precision_is_pytorchs(case):
     assert torch.equal(auto[0], reference[0])
     with pytest.raises(InputError, match='"native" has no code'):
         partial(case.function, backend="native", **case.settings)(wide, *parameters)
+
+
+@pytest.mark.parametrize("wavelet", ["haar", "db2", "sym9"])
+@pytest.mark.parametrize("shifts", [0, 1])
+@pytest.mark.parametrize("shape", [(3, 17, 31), (1, 40, 33), (0, 17, 31)], ids=str)
+def test_wavelet_shrinkage(wavelet, shifts, shape):
+    """Double precision on both sides; a constant plane stays as it is."""
+    generator = torch.Generator().manual_seed(0)
+    planes = torch.rand(shape, generator=generator, dtype=torch.float64)
+    planes[1:2] = 0.5
+    soft, weights = torch.arange(len(planes)) % 2 == 0, torch.randn(shape, generator=generator, dtype=torch.float64)
+    results = []
+    for backend in ("native", "torch"):
+        leaf = planes.clone().requires_grad_()
+        out = bayes_shrink(leaf, wavelet, soft, shifts, backend=backend)
+        results.append((out.detach(), *torch.autograd.grad(out, leaf, weights)))
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
