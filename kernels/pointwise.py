@@ -1,11 +1,15 @@
 """Pointwise colour operations: shifts in HSV, LAB, XYZ and YUV, and a 3 × 3 colour matrix for each image."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
+
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.pointwise import shift_colours
 
 Matrix = Sequence[Sequence[float]]
 Curve = Callable[[Tensor], Tensor]
@@ -23,6 +27,11 @@ def _inverse(matrix: Matrix) -> Matrix:
 
 _RGB_FROM_XYZ = _inverse(_XYZ_FROM_RGB)
 _RGB_FROM_YUV = _inverse(_YUV_FROM_RGB)
+
+# What native code is told: the matrices there and back, and the white.
+_LAB_CONSTANTS = [*chain(*_XYZ_FROM_RGB, *_RGB_FROM_XYZ), *_WHITE]
+_YUV_CONSTANTS = [*chain(*_YUV_FROM_RGB, *_RGB_FROM_YUV), *_WHITE]
+_NO_MATRICES = [0.0] * len(_YUV_CONSTANTS)
 
 # A chroma or value of 2⁻²⁰ or less is rounding noise of float32. Such pixels count as grey, or black: their hue, or
 # saturation, means nothing, and its gradient of 1/chroma would drown that of all other pixels.
@@ -56,6 +65,15 @@ def clip(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     transforms that clips would never move them.
     """
     out: Tensor = _Clip.apply(x, low, high)
+    return out
+
+
+def _native(images: Tensor, backend: Backend) -> bool:
+    return choose(backend, images, native=images.dtype == torch.float32) == "native"
+
+
+def _shifted(images: Tensor, shift: Tensor, constants: list[float], space: int) -> Tensor:
+    out: Tensor = shift_colours(images, shift.to(images.dtype), constants, space)
     return out
 
 
@@ -120,16 +138,19 @@ def rgb_from_hsv(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     return torch.stack(channels, dim=1)
 
 
-def shift_hsv(images: Tensor, shift: Tensor) -> Tensor:
+def shift_hsv(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tensor:
     """Add to hue (turns), saturation and value, each clipped to [0, 1]: as published, the hue does not wrap.
 
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3].
+        backend: "auto", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
+    if _native(images, backend):
+        return _shifted(images, shift, _NO_MATRICES, 0)
     shifts = shift.to(images.dtype)[..., None, None].unbind(1)
     moved = [clip(part + by) for part, by in zip(hsv_from_rgb(images), shifts, strict=True)]
     return rgb_from_hsv(*moved)
@@ -151,7 +172,7 @@ def scale_value(images: Tensor, value: Tensor, new_value: Tensor) -> Tensor:
     return torch.where(coloured, share, 1.0) * new_value[:, None]
 
 
-def shift_lab(images: Tensor, shift: Tensor) -> Tensor:
+def shift_lab(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tensor:
     """Add to L, a and b of CIE LAB (D65, 2°); L is clipped to [0, 100], the other two are not.
 
     As in `skimage.color.lab2rgb`, a negative Z is taken as 0 and the result clipped.
@@ -159,10 +180,13 @@ def shift_lab(images: Tensor, shift: Tensor) -> Tensor:
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3], in LAB's units.
+        backend: "auto", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
+    if _native(images, backend):
+        return _shifted(images, shift, _LAB_CONSTANTS, 1)
     lightness, a, b = shift.to(images.dtype)[..., None, None].unbind(1)
     xyz = _xyz_from_rgb(images)
     fx, fy, fz = (_curve(part / white, _lab, _lab_slope) for part, white in zip(xyz, _WHITE, strict=True))
@@ -173,31 +197,37 @@ def shift_lab(images: Tensor, shift: Tensor) -> Tensor:
     return _rgb_from_xyz([_curve(part, _cube, _cube_slope) * white for part, white in zip(parts, _WHITE, strict=True)])
 
 
-def shift_xyz(images: Tensor, shift: Tensor) -> Tensor:
+def shift_xyz(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tensor:
     """Add to X, Y and Z of CIE XYZ, each clipped to [0, 1] as published (which cuts Z of white, 1.089).
 
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3].
+        backend: "auto", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
+    if _native(images, backend):
+        return _shifted(images, shift, _LAB_CONSTANTS, 2)
     shifts = shift.to(images.dtype)[..., None, None].unbind(1)
     xyz = _xyz_from_rgb(images)
     return _rgb_from_xyz([clip(part + by) for part, by in zip(xyz, shifts, strict=True)])
 
 
-def shift_yuv(images: Tensor, shift: Tensor) -> Tensor:
+def shift_yuv(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tensor:
     """Add to Y, U and V; Y is clipped to [0, 1], the other two, which may be negative, are not.
 
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3].
+        backend: "auto", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
+    if _native(images, backend):
+        return _shifted(images, shift, _YUV_CONSTANTS, 3)
     shifts = shift.to(images.dtype)[..., None, None].unbind(1)
     luma, u, v = (part + by for part, by in zip(_linear(images, _YUV_FROM_RGB), shifts, strict=True))
     return clip(torch.stack(_linear(torch.stack((clip(luma), u, v), dim=1), _RGB_FROM_YUV), dim=1))

@@ -16,10 +16,29 @@ ALWAYS_INLINE To bits_as(From from) {
     return to;
 }
 
-// exp(x) for x in [-87, 0] to 2e-7 of it: 2^k·2^f with f in [-½, ½], the latter by Taylor's sum.
+// Natural logarithm of a normal positive number to about 1 ulp: Cephes' logf (Moshier), its mantissa in [√½, √2).
+ALWAYS_INLINE float logarithm(float x) {
+    const auto bits = bits_as<int32_t>(x);
+    const int32_t exponent = (bits - 0x3F3504F3) >> 23;
+    const auto e = static_cast<float>(exponent);
+    const float f = bits_as<float>(bits - exponent * (1 << 23)) - 1.0f;
+    const float z = f * f;
+    float p = 7.0376836292e-2f;
+    p = p * f - 1.1514610310e-1f;
+    p = p * f + 1.1676998740e-1f;
+    p = p * f - 1.2420140846e-1f;
+    p = p * f + 1.4249322787e-1f;
+    p = p * f - 1.6668057665e-1f;
+    p = p * f + 2.0000714765e-1f;
+    p = p * f - 2.4999993993e-1f;
+    p = p * f + 3.3333331174e-1f;
+    const float small = p * f * z + e * -2.12194440e-4f - 0.5f * z;
+    return (f + small) + e * 0.693359375f;
+}
+
+// exp(x) for x in [-87, 87] to 2e-7 of it: 2^k·exp(f) with |f| ≤ ½·ln 2, the latter by Taylor's sum.
 ALWAYS_INLINE float exponential(float x) {
-    const float exponent = x * 1.44269504f;
-    const auto k = static_cast<int32_t>(exponent - 0.5f);  // towards zero: the nearest whole number, as x ≤ 0
+    const auto k = static_cast<int32_t>(x * 1.44269504f + 128.5f) - 128;  // the nearest: what is cut off is positive
     const float whole = static_cast<float>(k);
     const float f = (x - whole * 0.693359375f) - whole * -2.12194440e-4f;
     float sum = 1.3888889e-3f;
@@ -31,5 +50,8 @@ ALWAYS_INLINE float exponential(float x) {
     sum = sum * f + 1.0f;
     return sum * bits_as<float>((k + 127) << 23);
 }
+
+// x^p for x in [1e-30, 1e30] and moderate p, to 2e-7·(1 + |p·ln x|) of it.
+ALWAYS_INLINE float power(float x, float p) { return exponential(p * logarithm(x)); }
 
 }  // namespace cannonade

@@ -43,26 +43,6 @@ constexpr float ANGLE = 3.7450702829239286e-07f;  // 2π·2⁻²⁴
 
 inline float high_bits(uint32_t word) { return static_cast<float>(static_cast<int32_t>(word >> 8)); }
 
-// Natural logarithm of a normal positive number to about 1 ulp: Cephes' logf (Moshier), its mantissa in [√½, √2).
-inline float logarithm(float x) {
-    const auto bits = bits_as<int32_t>(x);
-    const int32_t exponent = (bits - 0x3F3504F3) >> 23;
-    const auto e = static_cast<float>(exponent);
-    const float f = bits_as<float>(bits - exponent * (1 << 23)) - 1.0f;
-    const float z = f * f;
-    float p = 7.0376836292e-2f;
-    p = p * f - 1.1514610310e-1f;
-    p = p * f + 1.1676998740e-1f;
-    p = p * f - 1.2420140846e-1f;
-    p = p * f + 1.4249322787e-1f;
-    p = p * f - 1.6668057665e-1f;
-    p = p * f + 2.0000714765e-1f;
-    p = p * f - 2.4999993993e-1f;
-    p = p * f + 3.3333331174e-1f;
-    const float small = p * f * z + e * -2.12194440e-4f - 0.5f * z;
-    return (f + small) + e * 0.693359375f;
-}
-
 // Sine and cosine of an angle in [0, 2π] to about 1 ulp of 1: Cephes' sinf, the angle reduced to [-π/4, π/4].
 inline void sine_and_cosine(float angle, float& sine, float& cosine) {
     const auto quarter = static_cast<int32_t>(angle * 0.63661977f + 0.5f);

@@ -9,6 +9,7 @@ import torch
 from cannonade.errors import InputError
 from cannonade.kernels.median import box_median, disk_median
 from cannonade.kernels.nlm import nl_means
+from cannonade.kernels.pointwise import shift_hsv, shift_lab, shift_xyz, shift_yuv
 from cannonade.kernels.seams import carve
 from cannonade.kernels.shrinkage import bayes_shrink
 from cannonade.kernels.tv import tv_chambolle
@@ -85,6 +86,10 @@ CASES = {
         settings={"constant_weights": True},
     ),
     "carve": Case(carved, each(integers(0, 8), integers(0, 8))),
+    "shift_hsv": Case(shift_hsv, each(between(-0.2, 0.2, 3)), 2e-6, 1e-3, share=2e-3),
+    "shift_lab": Case(shift_lab, each(between(-4, 4, 3)), 3e-6, 2e-4, share=1e-3),
+    "shift_xyz": Case(shift_xyz, each(between(-0.05, 0.05, 3)), 3e-6, 2e-4, share=1e-3),
+    "shift_yuv": Case(shift_yuv, each(between(-0.05, 0.05, 3)), 1e-6, 1e-6, share=1e-3),
     "tv_chambolle": Case(tv_chambolle, each(between(0.05, 0.25)), 1e-5, 1e-4),
     "tv_chambolle of planes": Case(by_plane(tv_chambolle), each(between(0.05, 0.25)), 1e-5, 1e-4),
 }
