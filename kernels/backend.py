@@ -28,7 +28,9 @@ def jit(function: Callable[..., Any]) -> Any:
     return function if triton is None else triton.jit(function)
 
 
-def choose(backend: Backend, tensor: Tensor, native: bool = False) -> Literal["triton", "native", "torch"]:
+def choose(
+    backend: Backend, tensor: Tensor, native: bool = False, on_gpu: bool = False
+) -> Literal["triton", "native", "torch"]:
     """The implementation that runs on a tensor.
 
     Args:
@@ -36,6 +38,7 @@ def choose(backend: Backend, tensor: Tensor, native: bool = False) -> Literal["t
             PyTorch elsewhere, or one of them by name.
         tensor: an argument of the kernel.
         native: whether native code covers the call: the kernel has it, for these dtypes.
+        on_gpu: whether Triton covers the call.
 
     Raises:
         InputError: the backend does not exist, is not installed, or cannot run on the tensor's device.
@@ -44,9 +47,11 @@ def choose(backend: Backend, tensor: Tensor, native: bool = False) -> Literal["t
         raise InputError(f"backend must be one of {', '.join(get_args(Backend))}, got {backend!r}")
     if backend == "auto":
         if tensor.is_cuda:
-            return "torch" if triton is None else "triton"
+            return "triton" if on_gpu and triton is not None else "torch"
         return "native" if native and tensor.is_cpu and available() else "torch"
     if backend == "triton":
+        if not on_gpu:
+            raise InputError('backend "triton" has no code for this kernel and these dtypes; use "torch" or "auto"')
         if triton is None:
             raise InputError('backend "triton" needs Triton, which is for Linux only; use "torch" or "auto"')
         if not (tensor.is_cuda or triton.knobs.runtime.interpret):

@@ -51,7 +51,7 @@ def nl_means(
         [M, C, H, W] within the range of its image up to rounding.
     """
     sides, distances = _each(patch, images) | 1, _each(distance, images)
-    scale = (1 / (sqrt(images.shape[1]) * sides * h)).to(images.dtype)[:, None, None, None]
+    scale = (1 / (sqrt(images.shape[1]) * (sides * h))).to(images.dtype)[:, None, None, None]
     if choose(backend, images, native=images.dtype == torch.float32) == "native":
         mean: Tensor = nlm_mean(images * scale, sides // 2, distances, constant_weights)[0]
         return mean / scale

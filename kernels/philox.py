@@ -82,7 +82,7 @@ def draw(coordinates: Tensor, count: int, kind: Kind = "words", backend: Backend
         raise InputError(f"a stream has 2^34 numbers, got a count of {count}; draw the rest at another site")
     if kind not in get_args(Kind):
         raise InputError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
-    chosen = choose(backend, coordinates, native=True)
+    chosen = choose(backend, coordinates, native=True, on_gpu=True)
     if chosen != "torch":
         drawn: Tensor = (_draw_triton if chosen == "triton" else _draw_native)(coordinates, count, kind)
         return drawn
@@ -99,7 +99,7 @@ def convert(words: Tensor, kind: Kind, backend: Backend = "auto") -> Tensor:
 
     The bits are those of `draw` on the same backend on a CPU. On a GPU, PyTorch makes the normals from the words.
     """
-    if kind == "normal" and choose(backend, words, native=True) == "native":
+    if kind == "normal" and choose(backend, words, native=True, on_gpu=True) == "native":
         normal: Tensor = _convert_native(words)
         return normal
     return words if kind == "words" else _finished((words >> 8).float().contiguous(), kind)

@@ -152,9 +152,17 @@ struct Pyramid {
     std::vector<std::vector<double>> bands;
 
     Pyramid(const Bank& bank, int64_t height, int64_t width, int64_t depth)
-        : bank(bank), levels(levels_of(height, width, depth, bank)), approximation(height * width),
-          low(levels[0].rows * width), high(low.size()) {
-        for (const Level& level : levels) bands.emplace_back(3 * level.size());
+        : bank(bank), levels(levels_of(height, width, depth, bank)) {
+        // A side shorter than the filter grows when it is halved.
+        int64_t largest = height * width, tallest = 0;
+        for (const Level& level : levels) {
+            bands.emplace_back(3 * level.size());
+            largest = std::max(largest, level.size());
+            tallest = std::max(tallest, level.rows * level.width);
+        }
+        approximation.resize(largest);
+        low.resize(tallest);
+        high.resize(tallest);
     }
 
     void analyse(Beyond beyond) {
@@ -222,11 +230,13 @@ uint8_t* shrink_all(Pyramid& pyramid, uint8_t* masks, bool soft) {
     return masks;
 }
 
+int64_t modulo(int64_t value, int64_t length) { return (value % length + length) % length; }
+
 // Rolls a plane by (down, right): out[y + down, x + right] = from[y, x], circularly.
 void roll(double* out, const double* from, int64_t down, int64_t right, int64_t height, int64_t width) {
     for (int64_t y = 0; y < height; ++y) {
-        double* to = out + (y + down + height) % height * width;
-        for (int64_t x = 0; x < width; ++x) to[(x + right + width) % width] = from[y * width + x];
+        double* to = out + modulo(y + down, height) * width;
+        for (int64_t x = 0; x < width; ++x) to[modulo(x + right, width)] = from[y * width + x];
     }
 }
 

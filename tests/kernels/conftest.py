@@ -17,12 +17,23 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 
 from cannonade.kernels import native
 
 MARK = "interpreter"
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 REPORTS = pytest.StashKey[dict[str, list[pytest.TestReport]]]()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--gpu", action="store_true", help=f"run the tests marked {MARK} on a GPU, not in the interpreter")
+
+
+@pytest.fixture
+def device(request):
+    """Where Triton's kernels run: the CPU, by the interpreter, or with --gpu the GPU."""
+    return torch.device("cuda" if request.config.getoption("--gpu") else "cpu")
 
 
 def pytest_configure(config):
@@ -39,7 +50,12 @@ def pytest_runtest_setup(item):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item, nextitem):
-    if INTERPRETED or find_spec("triton") is None or not item.get_closest_marker(MARK):
+    if (
+        INTERPRETED
+        or find_spec("triton") is None
+        or not item.get_closest_marker(MARK)
+        or item.config.getoption("--gpu")
+    ):
         return None
     if REPORTS not in item.session.stash:
         item.session.stash[REPORTS] = _run_interpreted(item.session)

@@ -12,7 +12,7 @@ def main() -> int:
     """Put the library in the place of the installed one, then run pytest."""
     library = ctypes.CDLL(sys.argv[1])
     native._library = lambda: library
-    return pytest.main([*sys.argv[2:], "--quiet", "-m", "native", "-W", "ignore"])
+    return pytest.main([*sys.argv[2:], "--quiet", "-W", "ignore"])
 
 
 if __name__ == "__main__":

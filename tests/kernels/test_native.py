@@ -191,11 +191,19 @@ def _path(compiler, name):
     return found.stdout.strip()
 
 
-def test_native_code_is_clean_under_the_sanitizers(sanitizers):
-    """All tests of native code again: odd sizes, empty batches, several threads."""
+@pytest.mark.parametrize(
+    "selection",
+    [
+        ("-m", "native", ROOT / "tests" / "kernels"),
+        ("-k", "test_tiny_images", ROOT / "tests" / "transforms" / "test_contract.py"),
+    ],
+    ids=["kernels", "transforms"],
+)
+def test_native_code_is_clean_under_the_sanitizers(sanitizers, selection):
+    """Tests of native code again (odd sizes, empty batches, several threads), and every transform on tiny images."""
     library, environment = sanitizers
     runner = Path(__file__).with_name("sanitized.py")
-    command = [sys.executable, runner, library, Path(__file__).parent]
+    command = [sys.executable, runner, library, *selection]
     ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-4000:]
     assert " passed" in ran.stdout

@@ -179,8 +179,8 @@ def test_double_precision_is_pytorchs(case):
 
 
 @pytest.mark.parametrize("wavelet", ["haar", "db2", "sym9"])
-@pytest.mark.parametrize("shifts", [0, 1])
-@pytest.mark.parametrize("shape", [(3, 17, 31), (1, 40, 33), (0, 17, 31)], ids=str)
+@pytest.mark.parametrize("shifts", [0, 1, 3])
+@pytest.mark.parametrize("shape", [(3, 17, 31), (1, 40, 33), (0, 17, 31), (2, 1, 1), (2, 2, 5)], ids=str)
 def test_wavelet_shrinkage(wavelet, shifts, shape):
     """Double precision on both sides; a constant plane stays as it is."""
     generator = torch.Generator().manual_seed(0)
