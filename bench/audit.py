@@ -146,7 +146,7 @@ def _machine_code(cubin: bytes) -> tuple[dict[str, int], int]:
         command = [triton.knobs.nvidia.cuobjdump.path, "-sass", path]
         listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     accesses: dict[str, int] = {}
-    for operation, modifiers in re.findall(r"\b(LDG|STG)\b?((?:\.\w+)*)", listing):
+    for operation, modifiers in re.findall(r"\b(LDG|STG)((?:\.\w+)*)", listing):
         width = next((int(part) for part in re.findall(r"\.U?(8|16|64|128)\b", modifiers)), 32)
         key = f"{'load' if operation == 'LDG' else 'store'} {width}"
         accesses[key] = accesses.get(key, 0) + 1

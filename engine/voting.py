@@ -11,6 +11,7 @@ from cannonade.chunking import Chunk
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Phase
 from cannonade.errors import InputError
+from cannonade.kernels.votes import count_votes_
 from cannonade.polling import poll, turns
 from cannonade.stopping import Race
 
@@ -135,7 +136,7 @@ class _Tally:
         return self.n - self.cast
 
     def read(self, rows: Tensor, logits: Tensor) -> None:
-        self.counts.index_put_((rows, logits.argmax(1)), torch.ones_like(rows), accumulate=True)
+        count_votes_(self.counts, rows, logits)
 
 
 class _Unanimity(_Tally):

@@ -14,6 +14,7 @@ from cannonade.chunking import Chunk, resolve_chunk, with_retreat
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws
 from cannonade.errors import InputError
+from cannonade.kernels.steps import add_draws_
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,10 @@ class _Rows:
     stop: int
     images: Tensor
     draws: Draws
+
+    def add(self, total: Tensor, values: Tensor) -> None:
+        """Add each row's value to its image's total; the rows that only fill the chunk are left out."""
+        add_draws_(total, values[: self.stop - self.start], self.start)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +120,8 @@ class EOT:
             leaf = images[rows.images].detach().requires_grad_()
             objectives = goal[rows.images].objective(defended.logits(leaf, rows.draws), loss)
             gradients = _input_gradient(objectives.sum(), leaf, None, defended, rows.draws)
-            _add_rows(gradient, gradients, rows)
-            _add_rows(objective, objectives.detach(), rows)
+            rows.add(gradient, gradients)
+            rows.add(objective, objectives.detach())
             del leaf, objectives, gradients  # else they live on beside the next chunk's activations
         return gradient / self.samples, objective / self.samples, self.samples
 
@@ -130,7 +135,7 @@ class EOT:
             with torch.set_grad_enabled(once):
                 leaf = images[rows.images].detach().requires_grad_(once)
                 outputs = self._output(defended.logits(leaf, rows.draws))
-            _add_rows(mean, outputs.detach(), rows)
+            rows.add(mean, outputs.detach())
         mean = (mean / self.samples).requires_grad_()
         tiny = torch.finfo(mean.dtype).tiny
         objective = goal.objective(mean if self.average == "logits" else mean.clamp(min=tiny).log(), loss)
@@ -141,7 +146,7 @@ class EOT:
                 leaf = images[rows.images].detach().requires_grad_()
                 outputs = self._output(defended.logits(leaf, rows.draws))
             gradients = _input_gradient(outputs, leaf, slope[rows.images], defended, rows.draws)
-            _add_rows(gradient, gradients, rows)
+            rows.add(gradient, gradients)
             del leaf, outputs, gradients
         return gradient / self.samples, objective.detach(), self.samples if once else 2 * self.samples
 
@@ -170,13 +175,3 @@ def _input_gradient(
     if gradient is None:
         raise InputError(lost_gradient(defended, leaf, draws))
     return gradient
-
-
-def _add_rows(total: Tensor, values: Tensor, rows: _Rows) -> None:
-    """Add each row's value to its image's total, in ascending draw order."""
-    row = rows.start
-    while row < rows.stop:
-        first = row % len(total)
-        last = min(len(total), first + rows.stop - row)
-        total[first:last] += values[row - rows.start : row - rows.start + last - first]
-        row += last - first

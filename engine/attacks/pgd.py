@@ -20,6 +20,7 @@ from cannonade.checks import check_images
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
+from cannonade.kernels.steps import linf_step
 from cannonade.voting import majority_vote
 
 
@@ -132,8 +133,7 @@ class PGD:
                 break
             gradient, finite = run.estimate(points[rows], restart * self.steps + number)
             size = self.step_size * SCHEDULES[self.schedule](number / self.steps)
-            moved = points[rows] + size * momentum.direction(gradient, rows)
-            inside = self._confine(run.images[rows], moved)
+            inside = self._moved(points[rows], run.images[rows], momentum.direction(gradient, rows), size)
             points[rows] = torch.where(finite[:, None, None, None], inside, points[rows])
         return points
 
@@ -145,8 +145,10 @@ class PGD:
             return NORMS[self.norm].confine(run.images, start.to(run.images.dtype), self.eps)
         return (run.images + start.to(run.images.dtype)).clamp(0, 1)
 
-    def _confine(self, images: Tensor, moved: Tensor) -> Tensor:
-        norm = NORMS[self.norm]
+    def _moved(self, points: Tensor, images: Tensor, direction: Tensor, size: float) -> Tensor:
+        if self.norm == "linf" and self.order == "project_clip":
+            return linf_step(points, images, direction, size, self.eps)
+        norm, moved = NORMS[self.norm], points + size * direction
         if self.order == "project_clip":
             return norm.confine(images, moved - images, self.eps)
         return (images + norm.project(moved.clamp(0, 1) - images, self.eps)).clamp(0, 1)

@@ -1,0 +1,22 @@
+"""Counting votes."""
+
+import torch
+from torch import Tensor
+
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.votes import count
+
+
+def count_votes_(counts: Tensor, rows: Tensor, logits: Tensor, backend: Backend = "auto") -> None:
+    """Count each prediction for its image, in place: the class of the largest logit, the first of several.
+
+    Args:
+        counts: [N, K] int64, contiguous.
+        rows: [R] int64, the image of each prediction.
+        logits: [R, K] finite.
+        backend: "auto", "triton" or "torch".
+    """
+    if choose(backend, logits, on_gpu=logits.dtype in (torch.float32, torch.float16, torch.bfloat16)) == "triton":
+        count(counts, rows, logits)
+    else:
+        counts.index_put_((rows, logits.argmax(1)), torch.ones_like(rows), accumulate=True)
