@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types bench gpu-check clean
+.PHONY: demo test lint types audit bench gpu-check clean
 .DELETE_ON_ERROR:
 
 $(VENV)/pyvenv.cfg:
@@ -34,6 +34,9 @@ types: $(VENV)/.installed-dev
 	rm -rf build
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --target build/types .
 	$(BIN)/mypy
+
+audit: $(VENV)/.installed-dev
+	$(BIN)/cannonade bench audit
 
 bench: $(VENV)/.installed-dev
 	$(BIN)/cannonade bench transforms
