@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from cannonade.kernels.device.rows import Rows, every
+
 Function = Callable[[Tensor, str], Tensor]
 
 
@@ -48,8 +50,8 @@ def run(function: Function, images: Tensor, grad: Tensor, backend: str) -> tuple
 def check_kernel(
     function: Function,
     images: Tensor,
-    *,
     tolerance: float,
+    *,
     gradient_tolerance: float | None = None,
     storage: tuple[torch.dtype, ...] = (torch.float16, torch.bfloat16),
     differentiable: bool = True,
@@ -96,6 +98,30 @@ def check_kernel(
         expected = function(narrow.float(), "torch")
         rounding = float(torch.finfo(dtype).eps) * max(1.0, float(expected.abs().max()))
         torch.testing.assert_close(out.float(), expected, rtol=0, atol=tolerance + rounding, msg=_naming(str(dtype)))
+
+
+def check_rows(
+    launcher: Callable[[Rows, Rows], None], count: int, shape: tuple[int, ...], device: torch.device
+) -> None:
+    """Launch on rows of buffers, in any order and some read twice: as on plain batches, and no other row is touched.
+
+    Args:
+        launcher: of where to write and what to read.
+        count: images of a launch.
+        shape: [C, H, W] of one image.
+        device: to run on.
+    """
+    generator = torch.Generator().manual_seed(11)
+    source = torch.rand((count + 2, *shape), generator=generator).to(device)
+    read = torch.randint(0, count + 2, (count,), generator=generator).to(device)
+    write = torch.randperm(2 * count, generator=generator)[:count].to(device)
+    expected = torch.empty((count, *shape), device=device)
+    launcher(every(expected), every(source[read]))
+    out = torch.full((2 * count, *shape), torch.nan, device=device)
+    launcher(Rows(out, write), Rows(source, read))
+    assert torch.equal(out[write], expected)
+    out[write] = torch.nan
+    assert out.isnan().all(), "a row that is not of the launch was written"
 
 
 def _naming(name: str) -> Callable[[str], str]:

@@ -21,6 +21,11 @@ triton: Any = import_module("triton") if find_spec("triton") else None
 tl: Any = import_module("triton.language") if find_spec("triton") else None
 
 Backend = Literal["auto", "triton", "native", "torch"]
+NARROW = (
+    torch.float32,
+    torch.float16,
+    torch.bfloat16,
+)  # what kernels on Triton read and write; they compute in float32
 
 
 def jit(function: Callable[..., Any]) -> Any:

@@ -8,13 +8,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cannonade.errors import InputError
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.blur import blur
 from cannonade.kernels.sheets import between_extremes, by_key
 
 Border = Literal["replicate", "reflect"]
 
 
 def gaussian_blur(
-    images: Tensor, sigma: Tensor, half_width: Tensor | None = None, border: Border = "replicate"
+    images: Tensor,
+    sigma: Tensor,
+    half_width: Tensor | None = None,
+    border: Border = "replicate",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Convolve with a sampled Gaussian, normalised to sum 1, along columns and then along rows.
 
@@ -26,6 +32,7 @@ def gaussian_blur(
         sigma: [N, C, 2] standard deviations in pixels, vertical and horizontal, above 0.
         half_width: [N, C, 2] integers, the farthest pixel that counts; ⌊4σ + ½⌋ by default.
         border: what lies outside: the edge pixel, or the image mirrored without repeating its edge pixel.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, C, H, W].
@@ -35,10 +42,15 @@ def gaussian_blur(
     """
     if half_width is None:
         half_width = (4 * sigma.double() + 0.5).floor().long()
+    if border == "reflect":
+        most = int(half_width.max()) if half_width.numel() else 0
+        if most >= min(images.shape[-2:]):
+            raise InputError(f"a mirrored border of {most} pixels needs an image of more, got {list(images.shape)}")
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        blurred: Tensor = blur(images, sigma.double(), half_width, border == "reflect", chosen)
+        return blurred
     sigmas, halves = sigma.flatten(0, 1), half_width.flatten(0, 1)
-    most = int(halves.max()) if len(halves) else 0
-    if border == "reflect" and most >= min(images.shape[-2:]):
-        raise InputError(f"a mirrored border of {most} pixels needs an image of more, got {list(images.shape)}")
     planes = images.flatten(0, 1)
     for axis in range(2):
         planes = _GaussianBlur.apply(planes, sigmas[:, axis], halves[:, axis], axis + 1, border)
@@ -53,11 +65,11 @@ class _GaussianBlur(torch.autograd.Function):
         ctx.save_for_backward(sigma, half_width)
         ctx.dim, ctx.border = dim, border
 
-        def blur(half: int, part: Tensor, rows: Tensor) -> Tensor:
+        def along(half: int, part: Tensor, rows: Tensor) -> Tensor:
             padded = F.pad(part, _along(dim, half), mode=border) if half else part
             return _correlate(padded, _gaussian_weights(sigma[rows], half, part.dtype), dim)
 
-        return between_extremes(by_key(half_width, planes, blur), planes)
+        return between_extremes(by_key(half_width, planes, along), planes)
 
     @staticmethod
     @once_differentiable

@@ -3,10 +3,8 @@
 import torch
 from torch import Tensor
 
-from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.backend import NARROW, Backend, choose
 from cannonade.kernels.device.steps import add_draws, advance
-
-_NARROW = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def add_draws_(total: Tensor, values: Tensor, first: int, backend: Backend = "auto") -> None:
@@ -43,7 +41,7 @@ def linf_step(
         eps: radius of the ball.
         backend: "auto", "triton" or "torch"; of the same bits where size·direction is exact, as for a sign.
     """
-    if choose(backend, points, on_gpu=points.dtype in _NARROW) == "triton":
+    if choose(backend, points, on_gpu=points.dtype in NARROW) == "triton":
         moved: Tensor = advance(points, images, direction, size, eps)
         return moved
     return (images + (points + size * direction - images).clamp(-eps, eps)).clamp(0, 1)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.backend import NARROW, Backend, choose
 from cannonade.kernels.device.votes import count
 
 
@@ -16,7 +16,7 @@ def count_votes_(counts: Tensor, rows: Tensor, logits: Tensor, backend: Backend 
         logits: [R, K] finite.
         backend: "auto", "triton" or "torch".
     """
-    if choose(backend, logits, on_gpu=logits.dtype in (torch.float32, torch.float16, torch.bfloat16)) == "triton":
+    if choose(backend, logits, on_gpu=logits.dtype in NARROW) == "triton":
         count(counts, rows, logits)
     else:
         counts.index_put_((rows, logits.argmax(1)), torch.ones_like(rows), accumulate=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cannonade.errors import InputError
+from cannonade.kernels.blur import gaussian_blur
 from cannonade.kernels.median import box_median, disk_median
 from cannonade.kernels.nlm import nl_means
 from cannonade.kernels.pointwise import shift_hsv, shift_lab, shift_xyz, shift_yuv
@@ -71,7 +72,15 @@ def carved(images, vertical, horizontal, **settings):
     return torch.where(inside[:, None], out, 0)
 
 
+def halves(count, generator):
+    return torch.randint(0, 13, (count, 3, 2), generator=generator)
+
+
 CASES = {
+    "gaussian_blur": Case(gaussian_blur, each(between(0.1, 3, 3, 2), halves), 1e-6, 2e-6),
+    "gaussian_blur, mirrored": Case(
+        gaussian_blur, each(between(0.1, 3, 3, 2), halves), 1e-6, 2e-6, settings={"border": "reflect"}
+    ),
     "disk_mean": Case(disk_mean, each(integers(0, 6, 3))),
     "disk_median": Case(disk_median, each(integers(0, 6, 3))),
     "box_median": Case(box_median, each(odd)),
