@@ -5,6 +5,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.histogram import (
+    NOISE,
+    clahe_by_tiles,
+    equalised_by_shares,
+    replace_values,
+    stretched_by_percentiles,
+)
 from cannonade.kernels.pointwise import clip
 
 # A spread below float32's rounding step at 1 is no contrast: stretching it would make a picture of rounding noise.
@@ -16,7 +24,7 @@ _GREYS_PER_BIN = 65
 _CHUNK = 1 << 19  # pixels that CLAHE takes at once: its float64 temporaries would else be 30 times the input
 
 
-def equalise(planes: Tensor, bins: Tensor) -> Tensor:
+def equalise(planes: Tensor, bins: Tensor, backend: Backend = "auto") -> Tensor:
     """Histogram equalisation: each value becomes its share in the distribution, linear between the centres of the bins.
 
     The bins divide [min, max] of the plane. Gradient: the counts are constants, and the bins' dependence on min and max
@@ -27,10 +35,14 @@ def equalise(planes: Tensor, bins: Tensor) -> Tensor:
     Args:
         planes: [P, H, W] in [0, 1].
         bins: [P] int64, at least 2.
+        backend: "auto", "native" or "torch"; they differ by rounding.
 
     Returns:
         [P, H, W] in [0, 1].
     """
+    if choose(backend, planes, native=planes.dtype == torch.float32) == "native":
+        equalised: Tensor = equalised_by_shares(planes, bins, int(bins.max()) if len(bins) else 2)[0]
+        return equalised
     flat = planes.flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
     varies = high - low >= _LEAST_SPREAD
@@ -41,7 +53,7 @@ def equalise(planes: Tensor, bins: Tensor) -> Tensor:
     fraction = clip(place - index)
     below = shares.gather(1, index)
     step = shares.gather(1, index.add_(1)).sub_(below)
-    return torch.where(varies, below.addcmul(fraction, step), flat).view_as(planes)
+    return torch.where(varies, clip(below.addcmul(fraction, step)), flat).view_as(planes)
 
 
 def _distribution(flat: Tensor, bins: Tensor) -> Tensor:
@@ -70,7 +82,7 @@ def _count(index: Tensor, size: int) -> Tensor:
     return one.new_zeros(len(index), size).scatter_add_(1, index, one.expand_as(index))
 
 
-def stretch(planes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def stretch(planes: Tensor, low: Tensor, high: Tensor, backend: Backend = "auto") -> Tensor:
     """Rescale so that two percentiles become 0 and 1, and clip; where they coincide, every value becomes theirs.
 
     Gradient: exact, through the sorted values that the percentiles lie between; of equal ones, the first in raster
@@ -81,10 +93,14 @@ def stretch(planes: Tensor, low: Tensor, high: Tensor) -> Tensor:
     Args:
         planes: [P, H, W] in [0, 1].
         low, high: [P], the two shares of the values in [0, 1], low < high.
+        backend: "auto", "native" or "torch"; they differ by rounding.
 
     Returns:
         [P, H, W] in [0, 1].
     """
+    if choose(backend, planes, native=planes.dtype == torch.float32) == "native":
+        between: Tensor = stretched_by_percentiles(planes, low.double(), high.double())[0]
+        return between
     flat = planes.flatten(1)
     floor = _percentile(flat, low)
     # The largest are the negative's smallest: finding 4 % at each end takes a quarter of the time of sorting all.
@@ -123,7 +139,14 @@ class Clahe(NamedTuple):
     slope: Tensor | None
 
 
-def clahe(planes: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor, with_slope: bool = True) -> Clahe:
+def clahe(
+    planes: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    clip_limit: Tensor,
+    with_slope: bool = True,
+    backend: Backend = "auto",
+) -> Clahe:
     """Contrast-limited adaptive histogram equalisation, in 14-bit grey values and 253 bins of 65 of them.
 
     Each tile's histogram, clipped and its excess redistributed, becomes a look-up table; a pixel is interpolated
@@ -140,7 +163,11 @@ def clahe(planes: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor, wit
         rows, columns: [P] int64, sides of the tiles in pixels, at least 1.
         clip_limit: [P], share of a tile's pixels that a bin may hold.
         with_slope: whether the slope is wanted.
+        backend: "auto", "native" or "torch"; of the same bits but for the slope's rounding.
     """
+    if choose(backend, planes, native=planes.dtype == torch.float32) == "native":
+        value, slope = clahe_by_tiles(planes, rows, columns, clip_limit.double(), with_slope)
+        return Clahe(value, slope if with_slope else None)
     height, width = planes.shape[1:]
     tiles = int((-(-height // rows) * -(-width // columns)).max()) if len(planes) else 1
     # Small images have many table entries to a pixel, so those are bounded as well.
@@ -191,7 +218,8 @@ def _tables(bins: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor) -> 
     area = (rows * columns).double()
     limit = (clip_limit.double() * area).floor().clamp(min=1).int()
     clipped = _clip(counts, limit.repeat_interleave(most)).view(-1, most, _BINS)
-    greys = clipped.cumsum(2, dtype=torch.float64).mul_((_GREYS / area)[:, None, None])
+    scale = torch.full_like(area, _GREYS) / area  # a number over a tensor would be multiplied by the reciprocal
+    greys = clipped.cumsum(2, dtype=torch.float64).mul_(scale[:, None, None])
     return greys.clamp_(max=_GREYS).floor_().float()
 
 
@@ -265,3 +293,27 @@ def _neighbours(side: int, kernel: Tensor) -> tuple[tuple[Tensor, Tensor], tuple
     after, weight = place // size, place % size
     last = (side - 1) // size
     return ((after - 1).clamp_(min=0), size - weight), (torch.minimum(after, last), weight)
+
+
+def replace_value(images: Tensor, new_value: Tensor, slope: Tensor, backend: Backend = "auto") -> Tensor:
+    """Replace the value in HSV, keeping hue and saturation: colours scale by new / old, black becomes grey.
+
+    Backward takes the new value as a function of the old one of the given slope, and is exact otherwise; channels that
+    share the largest share its gradient.
+
+    Args:
+        images: [N, 3, H, W] in [0, 1].
+        new_value, slope: [N, H, W], the first in [0, 1]; constants.
+        backend: "auto", "native" or "torch"; they differ by rounding.
+
+    Returns:
+        [N, 3, H, W] in [0, 1].
+    """
+    if choose(backend, images, native=images.dtype == torch.float32) == "native":
+        replaced: Tensor = replace_values(images, new_value, slope)
+        return replaced
+    value = images.amax(1)
+    new = (new_value + slope * (value - value.detach()))[:, None]
+    coloured = (value > NOISE)[:, None]
+    share = images / torch.where(coloured, value[:, None], 1.0)
+    return torch.where(coloured, share, 1.0) * new

@@ -156,22 +156,6 @@ def shift_hsv(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tenso
     return rgb_from_hsv(*moved)
 
 
-def scale_value(images: Tensor, value: Tensor, new_value: Tensor) -> Tensor:
-    """Replace the value in HSV, keeping hue and saturation: colours scale by new_value / value, black becomes grey.
-
-    Args:
-        images: [N, 3, H, W] in [0, 1].
-        value: [N, H, W], the largest channel of each pixel.
-        new_value: [N, H, W] in [0, 1].
-
-    Returns:
-        [N, 3, H, W] in [0, 1].
-    """
-    coloured = (value > _NOISE)[:, None]
-    share = images / torch.where(coloured, value[:, None], 1.0)
-    return torch.where(coloured, share, 1.0) * new_value[:, None]
-
-
 def shift_lab(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tensor:
     """Add to L, a and b of CIE LAB (D65, 2°); L is clipped to [0, 100], the other two are not.
 

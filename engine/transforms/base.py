@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
+from cannonade.kernels.backend import choose
 
 Params = Mapping[str, Tensor]
 
@@ -90,8 +91,8 @@ class Transform(ABC):
         backward: "own" for the transform's gradient, "identity" for identity BPDA, which treats the transform and its
             clamp as the identity in backward, as the paper's authors did throughout.
         least_side: the smallest height and width that it can transform.
-        in_slices: whether a CPU does well to take a few images at a time and to compute again in backward: a chain of many
-            light operations, whose intermediate results would fill the memory and miss the cache.
+        in_slices: when a CPU does well to take a few images at a time and to compute again in backward: as PyTorch's chain of
+            many light operations, whose intermediate results would fill the memory and miss the cache.
         example: constructor arguments of a small example, where the defaults alone make nothing that can run.
     """
 
@@ -99,7 +100,7 @@ class Transform(ABC):
     gradient: ClassVar[Gradient]
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     least_side: ClassVar[int] = 2
-    in_slices: ClassVar[bool] = False
+    in_slices: ClassVar[Literal["never", "without native code", "always"]] = "never"
 
     backward: Literal["own", "identity"] = "own"
 
@@ -166,7 +167,9 @@ class Transform(ABC):
 
     def _apply(self, images: Tensor, params: Params) -> Tensor:
         size = max(1, _SLICE_PIXELS // images.shape[2:].numel())
-        if not self.in_slices or images.device.type != "cpu" or len(images) <= size:
+        in_native_code = choose("auto", images, native=images.dtype == torch.float32) == "native"
+        whole = self.in_slices == "never" or (self.in_slices == "without native code" and in_native_code)
+        if whole or not images.is_cpu or len(images) <= size:
             return self.apply(images, params)
         out: Tensor = _InSlices.apply(images, self, params, size)
         return out

@@ -34,7 +34,7 @@ class HsvShift(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
 
     hue: Range = (-0.05, 0.05)
     saturation: Range = (-0.25, 0.25)
@@ -68,7 +68,7 @@ class LabShift(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
 
     lightness: Range = (-5.0, 5.0)
     a: Range = (-2.0, 2.0)
@@ -101,7 +101,7 @@ class XyzShift(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
 
     x: Range = (-0.05, 0.05)
     y: Range = (-0.05, 0.05)
@@ -134,7 +134,7 @@ class YuvShift(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
 
     luma: Range = (-0.05, 0.05)
     u: Range = (-0.02, 0.02)

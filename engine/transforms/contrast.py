@@ -8,8 +8,7 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.kernels.groups import by_group
-from cannonade.kernels.histogram import clahe, equalise, stretch
-from cannonade.kernels.pointwise import clip, scale_value
+from cannonade.kernels.histogram import clahe, equalise, replace_value, stretch
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 from cannonade.transforms.scaling import check_range
 
@@ -31,7 +30,7 @@ class HistogramEqualisation(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
 
     bins: tuple[int, int] = (40, 256)
     shared: float = 0.0
@@ -48,7 +47,7 @@ class HistogramEqualisation(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Equalise each channel."""
-        return clip(equalise(images.flatten(0, 1), params["bins"].flatten())).view(images.shape)
+        return equalise(images.flatten(0, 1), params["bins"].flatten()).view(images.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +68,7 @@ class AdaptiveHistogramEqualisation(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.STRAIGHT_THROUGH
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
 
     side: tuple[float, float] = (1 / 10, 1 / 6)
     clip_limit: tuple[float, float] = (0.01, 0.04)
@@ -101,23 +100,21 @@ class AdaptiveHistogramEqualisation(Transform):
 
         def of_channels(rows: Tensor) -> Tensor:
             planes = images[rows].flatten(0, 1)
-            out = _equalised(planes, *(params[name][rows].flatten() for name in names))
-            return out.view(-1, *images.shape[1:])
+            value, slope = _equalised(planes, *(params[name][rows].flatten() for name in names))
+            return straight_through(value, planes * slope).view(-1, *images.shape[1:])
 
         def of_value(rows: Tensor) -> Tensor:
             chosen = images[rows]
-            value = chosen.amax(1)
-            return scale_value(chosen, value, _equalised(value, *(params[name][rows, 0] for name in names)))
+            return replace_value(chosen, *_equalised(chosen.amax(1), *(params[name][rows, 0] for name in names)))
 
-        out = by_group(params["per_channel"].long(), lambda key, rows: of_channels(rows) if key else of_value(rows))
-        return clip(out)
+        return by_group(params["per_channel"].long(), lambda key, rows: of_channels(rows) if key else of_value(rows))
 
 
-def _equalised(planes: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor) -> Tensor:
-    """CLAHE of planes [P, H, W] with its straight-through gradient."""
+def _equalised(planes: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor) -> tuple[Tensor, Tensor]:
+    """CLAHE of planes [P, H, W] and its slope, 0 where no gradient is wanted."""
     with_slope = planes.requires_grad and torch.is_grad_enabled()
     value, slope = clahe(planes.detach(), rows, columns, clip_limit, with_slope)
-    return value if slope is None else straight_through(value, planes * slope)
+    return value, value.new_zeros(()).expand_as(value) if slope is None else slope
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +133,7 @@ class ContrastStretching(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
 
     low: tuple[float, float] = (0.01, 0.04)
     high: tuple[float, float] = (0.96, 0.99)

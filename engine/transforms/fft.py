@@ -26,7 +26,7 @@ class FftPerturbation(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "always"
 
     factor: tuple[float, float] = (0.98, 1.02)
     keep: tuple[float, float] = (0.0, 0.95)

@@ -37,7 +37,7 @@ class JpegNoise(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.STRAIGHT_THROUGH
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
     least_side: ClassVar[int] = 6
 
     quality: tuple[int, int] = (55, 95)

@@ -72,7 +72,7 @@ class NoiseInjection(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices: ClassVar[bool] = True
+    in_slices = "without native code"
     least_side: ClassVar[int] = 1
 
     modes: tuple[str, ...] = MODES

@@ -253,6 +253,40 @@ SPACE(yuv, Yuv)
 constexpr decltype(&hsv_forward) FORWARD[] = {hsv_forward, lab_forward, xyz_forward, yuv_forward};
 constexpr decltype(&hsv_backward) BACKWARD[] = {hsv_backward, lab_backward, xyz_backward, yuv_backward};
 
+// A new value in HSV: colours scale with it, black becomes grey.
+CLONED void replace_forward(float* __restrict out, const float* __restrict in, const float* __restrict fresh, float noise,
+                            int64_t plane, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+        const float a = in[i], b = in[i + plane], c = in[i + 2 * plane];
+        const float ab = a > b ? a : b, value = ab > c ? ab : c;
+        const bool coloured = value > noise;
+        const float by = coloured ? value : 1.0f;
+        out[i] = (coloured ? a / by : 1.0f) * fresh[i];
+        out[i + plane] = (coloured ? b / by : 1.0f) * fresh[i];
+        out[i + 2 * plane] = (coloured ? c / by : 1.0f) * fresh[i];
+    }
+}
+
+CLONED void replace_backward(float* __restrict out, const float* __restrict grad, const float* __restrict in,
+                             const float* __restrict fresh, const float* __restrict slope, float noise, int64_t plane,
+                             int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+        const float a = in[i], b = in[i + plane], c = in[i + 2 * plane];
+        const float ab = a > b ? a : b, value = ab > c ? ab : c;
+        const bool coloured = value > noise;
+        const float by = coloured ? value : 1.0f;
+        const float ga = grad[i], gb = grad[i + plane], gc = grad[i + 2 * plane];
+        const float to_fresh = coloured ? (ga * a + gb * b + gc * c) / by : ga + gb + gc;
+        const float scale = coloured ? fresh[i] / by : 0.0f;
+        const float to_value = to_fresh * slope[i] - to_fresh * scale;
+        const float is_a = a == value ? 1.0f : 0.0f, is_b = b == value ? 1.0f : 0.0f, is_c = c == value ? 1.0f : 0.0f;
+        const float part = to_value / (is_a + is_b + is_c);
+        out[i] = ga * scale + is_a * part;
+        out[i + plane] = gb * scale + is_b * part;
+        out[i + 2 * plane] = gc * scale + is_c * part;
+    }
+}
+
 template <typename Work>
 void over_strips(int64_t count, int64_t pixels, int64_t threads, const Work& work) {
     const int64_t strips = (pixels + STRIP - 1) / STRIP;
@@ -294,5 +328,24 @@ extern "C" void shift_colours_adjoint(float* out, const float* grad, const float
         const int64_t at = 3 * n * pixels + first;
         const float* s = shifts + 3 * n;
         cannonade::BACKWARD[space](out + at, grad + at, images + at, {s[0], s[1], s[2]}, k, pixels, length);
+    });
+}
+
+// Images [N, 3, pixels], new values and slopes [N, pixels].
+extern "C" void replace_values(float* out, const float* images, const float* fresh, double noise, int64_t count,
+                               int64_t pixels, int64_t threads) {
+    cannonade::over_strips(count, pixels, threads, [&](int64_t n, int64_t first, int64_t length) {
+        const int64_t at = 3 * n * pixels + first;
+        const auto least = static_cast<float>(noise);
+        cannonade::replace_forward(out + at, images + at, fresh + n * pixels + first, least, pixels, length);
+    });
+}
+
+extern "C" void replace_values_adjoint(float* out, const float* grad, const float* images, const float* fresh,
+                                       const float* slopes, double noise, int64_t count, int64_t pixels, int64_t threads) {
+    cannonade::over_strips(count, pixels, threads, [&](int64_t n, int64_t first, int64_t length) {
+        const int64_t at = 3 * n * pixels + first, own = n * pixels + first;
+        const auto least = static_cast<float>(noise);
+        cannonade::replace_backward(out + at, grad + at, images + at, fresh + own, slopes + own, least, pixels, length);
     });
 }

@@ -7,7 +7,8 @@ from skimage import exposure
 from skimage.exposure._adapthist import clip_histogram
 
 from cannonade.kernels import histogram
-from cannonade.kernels.histogram import clahe, equalise, stretch
+from cannonade.kernels.histogram import clahe, equalise, replace_value, stretch
+from cannonade.kernels.pointwise import hsv_from_rgb, rgb_from_hsv
 
 
 def planes(*shape, seed=0, dtype=torch.float64):
@@ -122,3 +123,15 @@ def test_nearly_constant_planes_stay_finite(spread):
     for out in (equalise(x, torch.tensor([40, 256])), stretch(x, low, high)):
         assert out.isfinite().all()
         assert torch.autograd.grad(out.sum(), x)[0].isfinite().all()
+
+
+def test_replacing_the_value_is_what_hsv_does():
+    images = torch.rand(2, 3, 17, 31, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
+    images[:, :, :3] = 0
+    images[:, :, 3:5] = 0.4
+    hue, saturation, value = hsv_from_rgb(images)
+    new, slope = value.sqrt(), torch.ones_like(value)
+    torch.testing.assert_close(replace_value(images, new, slope), rgb_from_hsv(hue, saturation, new))
+    black = torch.zeros(1, 3, 2, 2)
+    grey = torch.full((1, 2, 2), 0.3)
+    assert torch.equal(replace_value(black, grey, grey), torch.full_like(black, 0.3))

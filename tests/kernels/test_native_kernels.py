@@ -8,6 +8,7 @@ import torch
 
 from cannonade.errors import InputError
 from cannonade.kernels.blur import gaussian_blur
+from cannonade.kernels.histogram import clahe, equalise, replace_value, stretch
 from cannonade.kernels.median import box_median, disk_median
 from cannonade.kernels.nlm import nl_means
 from cannonade.kernels.pointwise import shift_hsv, shift_lab, shift_xyz, shift_yuv
@@ -64,6 +65,22 @@ def by_plane(function):
     return planes
 
 
+def of_planes(function):
+    """A kernel of planes [P, H, W], each with parameters of its own."""
+
+    def planes(images, *parameters, **settings):
+        own = (parameter.flatten(0, 1) for parameter in parameters)
+        return function(images.flatten(0, 1), *own, **settings).view(images.shape)
+
+    return planes
+
+
+def with_slope(*arguments, **settings):
+    """CLAHE with its slope as its gradient."""
+    value, slope = clahe(arguments[0].detach(), *arguments[1:], **settings)
+    return value + slope * (arguments[0] - arguments[0].detach())
+
+
 def carved(images, vertical, horizontal, **settings):
     """What is left of carved images, zeros around it."""
     out, box = carve(images, vertical, horizontal, **settings)
@@ -99,6 +116,17 @@ CASES = {
     "shift_lab": Case(shift_lab, each(between(-4, 4, 3)), 3e-6, 2e-4, share=1e-3),
     "shift_xyz": Case(shift_xyz, each(between(-0.05, 0.05, 3)), 3e-6, 2e-4, share=1e-3),
     "shift_yuv": Case(shift_yuv, each(between(-0.05, 0.05, 3)), 1e-6, 1e-6, share=1e-3),
+    "equalise": Case(of_planes(equalise), each(integers(2, 256, 3)), 1e-6, 1e-5),
+    "stretch": Case(of_planes(stretch), each(between(0.01, 0.2, 3), between(0.8, 0.99, 3)), 1e-6, 1e-4),
+    "clahe": Case(of_planes(with_slope), each(integers(2, 9, 3), integers(2, 9, 3), between(0.01, 0.4, 3)), 0, 1e-5),
+    "replace_value": Case(
+        lambda images, new, **settings: replace_value(
+            images, new.expand_as(images[:, 0]), (new - 0.3).expand_as(images[:, 0]), **settings
+        ),
+        each(between(0, 1, 1, 1)),
+        1e-6,
+        1e-5,
+    ),
     "tv_chambolle": Case(tv_chambolle, each(between(0.05, 0.25)), 1e-5, 1e-4),
     "tv_chambolle of planes": Case(by_plane(tv_chambolle), each(between(0.05, 0.25)), 1e-5, 1e-4),
 }

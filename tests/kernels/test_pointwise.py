@@ -8,7 +8,6 @@ from cannonade.kernels.pointwise import (
     colour_matrix,
     hsv_from_rgb,
     rgb_from_hsv,
-    scale_value,
     shift_hsv,
     shift_lab,
     shift_xyz,
@@ -94,16 +93,6 @@ def test_gradient_is_bounded_on_greys(operation, grey, noise, sign):
     assert ((out >= 0) & (out <= 1)).all()
     (gradient,) = torch.autograd.grad(out.sum(), images)
     assert gradient.abs().max() < 2e3
-
-
-def test_scaling_the_value_is_what_hsv_does():
-    images = torch.rand(2, 3, 17, 31, generator=torch.Generator().manual_seed(8), dtype=torch.float64)
-    images[:, :, :3] = 0
-    images[:, :, 3:5] = 0.4
-    hue, saturation, value = hsv_from_rgb(images)
-    torch.testing.assert_close(scale_value(images, value, value.sqrt()), rgb_from_hsv(hue, saturation, value.sqrt()))
-    black = torch.zeros(1, 3, 2, 2)
-    assert torch.equal(scale_value(black, black[:, 0], torch.full((1, 2, 2), 0.3)), torch.full_like(black, 0.3))
 
 
 def test_expanded_and_strided_inputs_and_gradients():
