@@ -9,7 +9,8 @@ from torch.autograd.function import once_differentiable
 
 from cannonade.errors import InputError
 from cannonade.kernels.backend import NARROW, Backend, choose
-from cannonade.kernels.device.blur import blur
+from cannonade.kernels.device.blur import blur, blur_adjoint_into, blur_into
+from cannonade.kernels.device.rows import Rows, Step
 from cannonade.kernels.sheets import between_extremes, by_key
 
 Border = Literal["replicate", "reflect"]
@@ -41,7 +42,7 @@ def gaussian_blur(
         InputError: a mirrored border is wider than the image.
     """
     if half_width is None:
-        half_width = (4 * sigma.double() + 0.5).floor().long()
+        half_width = _reach(sigma)
     if border == "reflect":
         most = int(half_width.max()) if half_width.numel() else 0
         if most >= min(images.shape[-2:]):
@@ -55,6 +56,24 @@ def gaussian_blur(
     for axis in range(2):
         planes = _GaussianBlur.apply(planes, sigmas[:, axis], halves[:, axis], axis + 1, border)
     return planes.view(images.shape)
+
+
+def blur_step(sigma: Tensor) -> Step:
+    """`gaussian_blur` by launchers, edge pixels repeated outside; sigma [M, C, 2], a row for each image of a launch."""
+    halves = _reach(sigma)
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        blur_into(out, images, sigma, halves, False)
+        return ()
+
+    def backward(to: Rows, grad: Rows, images: Rows) -> None:
+        blur_adjoint_into(to, grad, sigma, halves, False)
+
+    return Step(forward, backward)
+
+
+def _reach(sigma: Tensor) -> Tensor:
+    return (4 * sigma.double() + 0.5).floor().long()
 
 
 class _GaussianBlur(torch.autograd.Function):

@@ -1,11 +1,10 @@
 """Programs: a list of transforms per image, packed in tables, and executed without a barrier between stages."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +52,7 @@ def layouts(members: tuple[Transform, ...], size: torch.Size) -> list[Layout]:
     return [Layout(member.sample(draws, torch.Size((0, 3, *size)))) for member in members]
 
 
-def schedule(steps: Tensor, serial: Collection[int]) -> Iterator[tuple[int, Tensor, Tensor]]:
+def schedule(steps: Tensor, serial: Collection[int]) -> Iterator[tuple[int, list[int], list[int]]]:
     """What to run when: the transform that most images wait for, as soon as they do.
 
     Args:
@@ -74,18 +73,25 @@ def schedule(steps: Tensor, serial: Collection[int]) -> Iterator[tuple[int, Tens
         ready = [step for step, count in waiting.items() if step not in serial or to_come[step] == count]
         step = max(ready or waiting, key=lambda candidate: (waiting[candidate], -candidate))
         rows = [row for row, program in enumerate(programs) if program[stage[row] : stage[row] + 1] == [step]]
-        index = torch.tensor(rows, device=steps.device)
-        yield step, index, torch.tensor([stage[row] for row in rows], device=steps.device)
+        yield step, rows, [stage[row] for row in rows]
         for row in rows:
             stage[row] += 1
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One transform on the rows that wait for it."""
+    """One transform on the rows that wait for it.
+
+    Attributes:
+        rows: their numbers, ascending.
+        index: the same as a tensor, [M] int64 where the images are.
+        params: of the transform, a row for each of them.
+        clamp: whether to clamp to [0, 1] what the transform does not keep there by itself.
+    """
 
     transform: Transform
-    rows: Tensor
+    rows: list[int]
+    index: Tensor
     params: Params
     clamp: bool
 
@@ -94,49 +100,9 @@ class Launch:
         out = self.transform.transform(images, self.params)
         if out.shape != images.shape:
             raise InputError(f"bart: a transform must keep the size of images, {self.transform.name} does not")
-        return clip(out) if self.clamp else out
+        return clip(out) if self.clamps else out
 
-
-def execute(images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
-    """Run launches in order: [N, 3, H, W] to the same.
-
-    Args:
-        checkpoint: keep only each launch's input and run it again in backward.
-    """
-    if torch.is_grad_enabled() and images.requires_grad:
-        result: Tensor = _Program.apply(images, launches, checkpoint)
-        return result
-    out = images.clone()
-    for launch in launches:
-        out[launch.rows] = launch(out[launch.rows])
-    return out
-
-
-class _Program(torch.autograd.Function):
-    """All launches as one node: rows are updated in place, and each launch keeps its own small graph."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
-        out = images.clone()
-        ctx.tape = []
-        for launch in launches:
-            leaf = out[launch.rows].requires_grad_()
-            if checkpoint:
-                ctx.tape.append((launch, leaf, None))
-                value = launch(leaf.detach())
-            else:
-                with torch.enable_grad():
-                    value = launch(leaf)
-                ctx.tape.append((launch, leaf, value))
-            out[launch.rows] = value.detach()
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        gradient = grads[0].clone(memory_format=torch.contiguous_format)
-        for launch, leaf, kept in reversed(ctx.tape):
-            with torch.enable_grad():
-                value = launch(leaf) if kept is None else kept
-            (own,) = torch.autograd.grad(value, leaf, gradient[launch.rows], retain_graph=kept is not None)
-            gradient[launch.rows] = own
-        return gradient, None, None
+    @property
+    def clamps(self) -> bool:
+        """Whether a clamp is left to do."""
+        return self.clamp and not self.transform.keeps_range

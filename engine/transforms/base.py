@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.kernels.backend import choose
+from cannonade.kernels.device.rows import Step
 
 Params = Mapping[str, Tensor]
 
@@ -139,6 +140,14 @@ class Transform(ABC):
         Returns:
             [N, 3, H, W] of the same dtype.
         """
+
+    def step(self, params: Params) -> Step | None:
+        """The same by launchers on rows of a buffer, gradient included; None where there are none.
+
+        Args:
+            params: what `sample` returned.
+        """
+        return None
 
     def transform(self, images: Tensor, params: Params) -> Tensor:
         """`apply` in the precision and with the backward asked for: half precision is computed in float32.

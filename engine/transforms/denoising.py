@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
-from cannonade.kernels.blur import gaussian_blur
+from cannonade.kernels.blur import blur_step, gaussian_blur
+from cannonade.kernels.device.rows import Step
 from cannonade.kernels.median import disk_median
 from cannonade.kernels.window import bilateral_mean, disk_mean
 from cannonade.transforms.base import Gradient, Params, Transform
@@ -47,6 +48,10 @@ class GaussianBlur(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Blur each channel."""
         return gaussian_blur(images, params["sigma"][:, :, None].expand(-1, -1, 2))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return blur_step(params["sigma"][:, :, None].expand(-1, -1, 2))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Images by their place in a buffer: what a launcher reads and writes without gathering or scattering copies."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,3 +29,16 @@ class Rows:
 def every(images: Tensor) -> Rows:
     """All images, in order; a copy is made only where their memory is not contiguous."""
     return Rows(images.contiguous(), torch.arange(len(images), device=images.device))
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operation by launchers, as a program runs it on rows of its buffers.
+
+    Attributes:
+        forward: (out, images) → what backward needs beside the images.
+        backward: (to, grad, images, *kept), which writes the gradient at the images from that at the result.
+    """
+
+    forward: Callable[[Rows, Rows], tuple[Tensor, ...]]
+    backward: Callable[..., None]

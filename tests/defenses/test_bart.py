@@ -113,7 +113,7 @@ def test_schedule_runs_every_step_once_in_order_and_holds_serial_ones_back():
     launches = Counter()
     for position, rows, stages in schedule(steps, bart._serial):
         launches[position] += 1
-        for row, stage in zip(rows.tolist(), stages.tolist(), strict=True):
+        for row, stage in zip(rows, stages, strict=True):
             assert reached[row] == stage
             assert steps[row, stage] == position
             reached[row] += 1

@@ -1,0 +1,182 @@
+"""Programs executed: by each transform's own functions, or by launchers that read and write rows of one buffer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from cannonade.defenses.program import Launch
+from cannonade.kernels.backend import choose
+from cannonade.kernels.device.rows import Rows, Step
+
+
+def execute(images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
+    """Run launches in order: [N, 3, H, W] to the same.
+
+    Args:
+        checkpoint: keep only each launch's input and run it again in backward.
+    """
+    by_rows = choose("auto", images, on_gpu=images.dtype == torch.float32) == "triton"
+    if torch.is_grad_enabled() and images.requires_grad:
+        result: Tensor = (_OnRows if by_rows else _Program).apply(images, launches, checkpoint)
+        return result
+    if by_rows:
+        return _Buffer(images, launches, keep=False).run()
+    out = images.clone()
+    for launch in launches:
+        out[launch.index] = launch(out[launch.index])
+    return out
+
+
+class _Program(torch.autograd.Function):
+    """All launches as one node: rows are updated in place, and each launch keeps its own small graph."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
+        out = images.clone()
+        ctx.tape = []
+        for launch in launches:
+            link = _Link(launch, out[launch.index], checkpoint)
+            ctx.tape.append(link)
+            out[launch.index] = link.value()
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        gradient = grads[0].clone(memory_format=torch.contiguous_format)
+        for link in reversed(ctx.tape):
+            gradient[link.launch.index] = link.pull(gradient[link.launch.index])
+        return gradient, None, None
+
+
+class _Link:
+    """One launch by autograd: its input, and its graph unless that is to be made again."""
+
+    def __init__(self, launch: Launch, images: Tensor, checkpoint: bool) -> None:
+        self.launch, self._leaf = launch, images.requires_grad_()
+        self._kept: Tensor | None = None
+        if not checkpoint:
+            with torch.enable_grad():
+                self._kept = launch(self._leaf)
+
+    def value(self) -> Tensor:
+        """[M, 3, H, W], what the launch makes of its input."""
+        return self.launch(self._leaf.detach()) if self._kept is None else self._kept.detach()
+
+    def pull(self, grad: Tensor) -> Tensor:
+        """The gradient at the input, from that at the output; may be asked for again."""
+        with torch.enable_grad():
+            value = self.launch(self._leaf) if self._kept is None else self._kept
+        (own,) = torch.autograd.grad(value, self._leaf, grad, retain_graph=self._kept is not None)
+        return own
+
+
+@dataclass
+class _Move:
+    """One launch in a buffer.
+
+    Attributes:
+        step: its launchers, None where the transform has none.
+        reads, writes: rows of the buffer, [M] int64.
+        grad_reads, grad_writes: rows of the gradients' buffer.
+        kept: what backward needs beside the input; or the launch by autograd.
+    """
+
+    launch: Launch
+    step: Step | None
+    reads: Tensor
+    writes: Tensor
+    grad_reads: Tensor
+    grad_writes: Tensor
+    kept: tuple[Tensor, ...] = ()
+    link: _Link | None = field(default=None, repr=False)
+
+
+class _Buffer:
+    """The images of every stage of their programs in one buffer, so that launchers need no gathering and no scattering.
+
+    All places are known before the first launch and travel to the device together. With `keep`, each launch writes rows of its
+    own, which are the inputs of backward; without, an image goes to and fro between two rows.
+    """
+
+    def __init__(self, images: Tensor, launches: Sequence[Launch], keep: bool) -> None:
+        count = len(images)
+        size = count + sum(len(launch.rows) for launch in launches) if keep else 2 * count
+        self.buffer = images.new_empty((size, *images.shape[1:]))
+        self.buffer[:count] = images
+        at, turn, free = list(range(count)), [0] * count, count
+        table: list[list[int]] = []  # reads, writes, and the same of gradients
+        for row in (row for launch in launches for row in launch.rows):
+            turn[row] ^= 1
+            here, there = turn[row] * count + row, (1 - turn[row]) * count + row
+            table.append([at[row], free if keep else here, here, there])
+            at[row] = table[-1][1]
+            free += 1
+        table += [[end, turn[row] * count + row, 0, 0] for row, end in enumerate(at)]
+        places = torch.tensor(table, dtype=torch.int64).view(-1, 4).mT.contiguous()
+        *columns, final = places.to(images.device, non_blocking=True).split(
+            [*(len(launch.rows) for launch in launches), count], dim=1
+        )
+        self.moves = [
+            _Move(launch, _step(launch), *own.unbind(0)) for launch, own in zip(launches, columns, strict=True)
+        ]
+        self.ends, self.grad_ends = final[:2]
+
+    def run(self) -> Tensor:
+        """Launch everything without gradient: [N, 3, H, W]."""
+        for move in self.moves:
+            if move.step is None:
+                self.buffer[move.writes] = move.launch(self.buffer[move.reads])
+            else:
+                move.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
+        return self.buffer[self.ends]
+
+    def run_keeping(self, checkpoint: bool) -> Tensor:
+        """Launch everything and keep what backward needs."""
+        for move in self.moves:
+            if move.step is None:
+                move.link = _Link(move.launch, self.buffer[move.reads], checkpoint)
+                self.buffer[move.writes] = move.link.value()
+            else:
+                move.kept = move.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
+        return self.buffer[self.ends]
+
+    def pull(self, grad: Tensor) -> Tensor:
+        """The gradient at the images, from that at the results."""
+        gradients = grad.new_empty((2 * len(grad), *grad.shape[1:]))
+        gradients[self.grad_ends] = grad
+        for move in reversed(self.moves):
+            # An image's gradient goes to and fro too, the other way.
+            if move.link is not None:
+                gradients[move.grad_writes] = move.link.pull(gradients[move.grad_reads])
+            elif move.step is not None:
+                move.step.backward(
+                    Rows(gradients, move.grad_writes),
+                    Rows(gradients, move.grad_reads),
+                    Rows(self.buffer, move.reads),
+                    *move.kept,
+                )
+        return gradients[: len(grad)]
+
+
+def _step(launch: Launch) -> Step | None:
+    return None if launch.clamps else launch.transform.step(launch.params)
+
+
+class _OnRows(torch.autograd.Function):
+    """All launches as one node, on rows of one buffer."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
+        ctx.buffer = _Buffer(images, launches, keep=True)
+        out: Tensor = ctx.buffer.run_keeping(checkpoint)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.buffer.pull(grads[0]), None, None
