@@ -4,10 +4,12 @@ Ours runs the whole batch in this process; the oracle runs image by image in two
 do without this package.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
+from statistics import geometric_mean
 from typing import Any
 
 import numpy as np
@@ -17,8 +19,9 @@ from torch import Tensor
 from cannonade.bench.oracles import Image, find
 from cannonade.bench.parity import Parity, noisy, parity
 from cannonade.bench.timing import interleaved, peak_growth
-from cannonade.defenses.bart import BaRT, BartGao
+from cannonade.defenses.bart import GROUPS, BaRT, BartGao
 from cannonade.draws import Draws, Phase
+from cannonade.kernels import backend
 from cannonade.transforms import Transform
 from cannonade.transforms.noise import MODES
 
@@ -34,6 +37,7 @@ class Row:
         clean, noisy: agreement with the oracle on photos and on photos with noise; None where agreement is of distributions.
         tolerance: of the mean difference.
         forward, backward: ours, and ours with the gradient.
+        reference: both by PyTorch, without native code.
         oracle: the oracle's, two processes.
         ratio: oracle / forward.
         ratio_quartiles: from the rounds' quartiles of both sides.
@@ -46,6 +50,7 @@ class Row:
     tolerance: float | None
     forward: float
     backward: float
+    reference: tuple[float, float]
     oracle: float
     ratio: float
     ratio_quartiles: tuple[float, float]
@@ -105,9 +110,15 @@ def _measure(
         with torch.no_grad():
             transform(images, streams)
 
+    def on_torch(case: Callable[[], None]) -> None:
+        with without_native_code():
+            case()
+
     sides: dict[str, Callable[[], object]] = {
         "forward": forward,
         "backward": backward,
+        "forward by PyTorch": lambda: on_torch(forward),
+        "backward by PyTorch": lambda: on_torch(backward),
         "oracle": lambda: list(pool.map(_run, tasks, chunksize=max(1, len(tasks) // (4 * WORKERS)))),
     }
     timed = interleaved(sides, rounds)
@@ -121,11 +132,50 @@ def _measure(
         tolerance=None if oracle is None else oracle.tolerance,
         forward=ours.median * per_image,
         backward=timed["backward"].median * per_image,
+        reference=(
+            timed["forward by PyTorch"].median * per_image,
+            timed["backward by PyTorch"].median * per_image,
+        ),
         oracle=theirs.median * per_image,
         ratio=theirs.median / ours.median,
         ratio_quartiles=(theirs.quartiles[0] / ours.quartiles[1], theirs.quartiles[1] / ours.quartiles[0]),
         memory=None if growth is None else growth / (images.numel() * images.element_size()),
     )
+
+
+@contextmanager
+def without_native_code() -> Iterator[None]:
+    """As if the package had been installed without a compiler."""
+    found = backend.available
+    backend.available = lambda: False
+    try:
+        yield
+    finally:
+        backend.available = found
+
+
+def expected_cost(rows: Iterable[Row], k: int = 5) -> tuple[float, float] | None:
+    """What BaRT(k) costs by the sum of its parts, Σ p·ms an image, forward and with the gradient.
+
+    Its k groups are drawn without replacement and a member of each, so that p = k / 10 / (size of the group).
+
+    Returns:
+        None where a part was not measured.
+    """
+    measured = {row.name: row for row in rows}
+    shares = {kind.name: k / len(GROUPS) / len(group) for group in GROUPS for kind in group}
+    if not shares.keys() <= measured.keys():
+        return None
+    forward, backward = (
+        sum(share * getattr(measured[name], side) for name, share in shares.items()) for side in ("forward", "backward")
+    )
+    return forward, backward
+
+
+def mean_ratio(rows: Iterable[Row]) -> float | None:
+    """The geometric mean of oracle over ours, forward, over single transforms; None where there are none."""
+    ratios = [row.ratio for row in rows if row.name not in ("bart", "bart_gao")]
+    return geometric_mean(ratios) if ratios else None
 
 
 Step = tuple[str, dict[str, Any]]

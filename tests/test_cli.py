@@ -8,6 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
+
+from cannonade.cli import app
 
 PROGRAM = [sys.executable, "-c", "from cannonade.cli import main; main()"]
 GOOD = {
@@ -134,3 +137,13 @@ def test_no_write_permission(tmp_path):
     done = evaluate({"--out": "locked/run"}, tmp_path)
     assert done.returncode == 2
     assert "can be written" in done.stderr
+
+
+def test_info_says_which_route_the_kernels_take(monkeypatch):
+    from cannonade.kernels import native
+
+    for built, text in ((True, "native code"), (False, "no C++ compiler was found")):
+        monkeypatch.setattr(native, "available", lambda built=built: built)
+        ran = CliRunner().invoke(app, ["info"])
+        assert ran.exit_code == 0, ran.output
+        assert text in ran.output

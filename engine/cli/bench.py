@@ -38,13 +38,15 @@ def transforms(
             f"bench needs what it compares with, {', '.join(missing)} not installed: pip install 'cannonade[bench]'"
         )
     from cannonade.bench.hardware import describe
-    from cannonade.bench.transforms import measure
+    from cannonade.bench.transforms import expected_cost, mean_ratio, measure
     from cannonade.data.sources import open_source
 
     source = open_source("samples").limited(8)
     photos = (source.load(source.items, (side, side)) * 255).round() / 255
     rows = []
-    table = Table("", "difference", "noisy", "effect", "forward", "+ backward", "oracle", "ratio", "memory", box=None)
+    table = Table(
+        "", "difference", "noisy", "effect", "forward", "+ backward", "by PyTorch", "oracle", "ratio", "memory", box=None
+    )  # fmt: skip
     for row in measure(photos, only, batch=batch, draws=draws, rounds=rounds):
         rows.append(row)
         low, high = row.ratio_quartiles
@@ -55,6 +57,7 @@ def transforms(
             "—" if row.clean is None or row.noisy is None else f"{row.clean.effect:.2g} {row.noisy.effect:.2g}",
             f"{row.forward:.2f}",
             f"{row.backward:.2f}",
+            f"{row.reference[0]:.2f} {row.reference[1]:.2f}",
             f"{row.oracle:.2f}",
             f"{row.ratio:.2f} [{low:.2f}–{high:.2f}]",
             "—" if row.memory is None else f"{row.memory:.1f}×",
@@ -62,6 +65,13 @@ def transforms(
         console.print(f"{row.name}: {row.forward:.2f} ms, oracle {row.oracle:.2f} ms", highlight=False)
     Console(width=150).print(table)  # a table of figures is of no use folded
     console.print("mean and largest difference in units of [0, 1]; ms an image; memory in sizes of the input batch")
+    mean, cost = mean_ratio(rows), expected_cost(rows)
+    if mean is not None:
+        console.print(f"geometric mean of the ratios: {mean:.2f}", highlight=False)
+    if cost is not None:
+        console.print(
+            f"BaRT(5) by its parts, Σ p·ms: {cost[0]:.2f} forward, {cost[1]:.2f} with gradient", highlight=False
+        )
     if out is not None:
         out.write_text(json.dumps({"hardware": describe(), "rows": [row.as_json() for row in rows]}, indent=2) + "\n")
 
