@@ -41,7 +41,7 @@ audit: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/cannonade bench transforms
 
-gpu-check: $(VENV)/.installed-dev
+gpu-check: $(VENV)/.installed-dev $(VENV)/.peers
 	$(BIN)/python -m cannonade.bench.gpu_check
 
 clean:

@@ -4,9 +4,12 @@ The figures of parity are differences from the CPU, which the tests hold against
 """
 
 import json
+import shutil
+import subprocess
 import sys
-from collections.abc import Iterator
-from itertools import chain
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -15,19 +18,29 @@ from torch import Tensor
 from cannonade.attacks.eot import EOT
 from cannonade.attacks.goals import Untargeted
 from cannonade.attacks.losses import cross_entropy
+from cannonade.attacks.pgd import PGD
 from cannonade.bench.hardware import describe
+from cannonade.bench.peers import Budget, foolbox_eot, torchattacks_eotpgd
 from cannonade.bench.timing import interleaved
+from cannonade.classifier import Classifier
+from cannonade.data.loader import open_loader
 from cannonade.data.sources import open_source
+from cannonade.data.views import Feed
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import DEFENSES, build_defense
+from cannonade.defenses.bart import BaRT
 from cannonade.draws import Draws, Phase
 from cannonade.kernels.philox import draw
 from cannonade.models import load_model
 from cannonade.transforms import Transform
+from cannonade.voting import majority_vote
 
 # Rounding at a discontinuity (a quantiser, a median, a threshold) moves a few pixels by much: the mean is held.
 _MEAN = 1e-3
 _NORMAL = 2e-6
+
+_SECONDS = 540  # after which no further part is begun
+_JUDGED = ("smoothing", "rotation", "bart_gao(k=6)", "bart(k=5)")
 
 Check = tuple[str, bool, str]
 
@@ -37,18 +50,69 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("gpu-check: no GPU on this machine, so nothing was checked")
         return 2
-    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    started = time.monotonic()
     source = open_source("samples").limited(8)
     photos = source.load(source.items, (224, 224))
-    results: list[Check] = []
     device = torch.device("cuda")
-    for check in chain(check_draws(), check_transforms(photos, device), check_throughput(photos, device)):
-        results.append(check)
-        name, passed, figures = check
-        print(f"{'ok  ' if passed else 'FAIL'} {name}: {figures}", flush=True)
-    lines = [{"check": name, "passed": passed, "figures": figures} for name, passed, figures in results]
-    Path("gpu-check.json").write_text(json.dumps({"hardware": describe(), "checks": lines}, indent=2) + "\n")
+    parts: dict[str, Callable[[], Iterator[Check]]] = {
+        "kernels": check_kernels,
+        "draws": check_draws,
+        "transforms": lambda: check_transforms(photos, device),
+        "throughput": lambda: check_throughput(photos, device),
+        "votes": lambda: check_votes(photos, device),
+        "peers": lambda: check_peers(photos, device),
+        "roofline": lambda: check_roofline(photos, device),
+        "capture": lambda: check_capture(photos, device),
+        "loader": lambda: check_loader(device),
+        "sanitizer": check_sanitizer,
+    }
+    results: list[Check] = []
+    for name, part in parts.items():
+        for check in _guarded(name, part, started):
+            results.append(check)
+            print(f"{'ok  ' if check[1] else 'FAIL'} {check[0]}: {check[2]}", flush=True)
+            lines = [{"check": title, "passed": passed, "figures": figures} for title, passed, figures in results]
+            Path("gpu-check.json").write_text(json.dumps({"hardware": describe(), "checks": lines}, indent=2) + "\n")
     return 0 if all(passed for _, passed, _ in results) else 1
+
+
+def _guarded(name: str, part: Callable[[], Iterator[Check]], started: float) -> Iterator[Check]:
+    """A part's checks; an error ends the part and not the others, and what no time is left for is said."""
+    if time.monotonic() - started > _SECONDS:
+        yield name, False, f"not run: {_SECONDS} seconds were over"
+        return
+    try:
+        yield from part()
+    except Exception as error:  # one broken part must not hide what the others find
+        yield name, False, f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def check_kernels() -> Iterator[Check]:
+    """The tests of every kernel, on the GPU in place of the interpreter."""
+    if not Path("tests").is_dir():
+        yield "kernels", True, "skipped: run from a checkout, where the tests are"
+        return
+    yield _pytest("kernels against their references", [])
+
+
+def check_sanitizer() -> Iterator[Check]:
+    """One small shape a kernel under NVIDIA's memory checker."""
+    tool = shutil.which("compute-sanitizer")
+    if tool is None or not Path("tests").is_dir():
+        yield "compute-sanitizer", True, "skipped: not installed" if tool is None else "skipped: no tests here"
+        return
+    yield _pytest("compute-sanitizer", [tool, "--error-exitcode", "9"], "-k", "rows_of_a_buffer or steps")
+
+
+def _pytest(name: str, before: list[str], *selection: str) -> Check:
+    command = [*before, sys.executable, "-m", "pytest", "--gpu", "-m", "interpreter", "-q", *selection, "tests"]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS / 2)
+    except subprocess.TimeoutExpired:
+        return name, False, f"not finished after {_SECONDS // 2} seconds"
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("FAILED") or " passed" in line]
+    return name, ran.returncode == 0, "; ".join(lines[-8:]) or ran.stdout[-300:]
 
 
 def check_draws() -> Iterator[Check]:
@@ -88,29 +152,133 @@ def _forward_backward(transform: Transform, images: Tensor, streams: Draws) -> t
 
 def check_throughput(photos: Tensor, device: torch.device) -> Iterator[Check]:
     """Defended gradients of EOT-16 over the bare model's, and the memory they take."""
-    classifier = load_model("efficientnet_lite0", device=device)
-    images = photos.to(device)
-    ids = torch.arange(len(images), device=device)
-    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+    classifier, images, streams = _subject(photos, device)
     eot = EOT(samples=16, chunk=128)
     goal = Untargeted(classifier(images).argmax(1))
 
     def seconds(defense: str) -> float:
         defended = DefendedClassifier(classifier, build_defense(defense))
-
-        def estimate() -> None:
-            eot.estimate(defended, images, goal, cross_entropy, streams)
-            torch.cuda.synchronize()
-
-        return interleaved({defense: estimate}, rounds=5)[defense].median
+        return _seconds(lambda: eot.estimate(defended, images, goal, cross_entropy, streams))
 
     bare = seconds("identity")
-    for defense in ("smoothing", "rotation", "bart_gao(k=6)", "bart(k=5)"):
+    for defense in _JUDGED:
         torch.cuda.reset_peak_memory_stats()
         own = seconds(defense)
         peak = torch.cuda.max_memory_allocated() / 2**30
         figures = f"{16 * len(images) / own:.0f} gradients/s, {own / bare:.2f} of the bare model's time, {peak:.1f} GiB"
         yield f"EOT-16 behind {defense}", True, figures
+
+
+def check_votes(photos: Tensor, device: torch.device) -> Iterator[Check]:
+    """Votes of 100 predictions over the bare model's forward passes."""
+    classifier, images, _ = _subject(photos, device)
+    for defense in ("identity", *_JUDGED):
+        defended = DefendedClassifier(classifier, build_defense(defense))
+        own = _seconds(lambda defended=defended: majority_vote(defended, images, 100, chunk=256))  # type: ignore[misc]
+        if defense == "identity":
+            bare = own
+        yield (
+            f"vote behind {defense}",
+            True,
+            f"{100 * len(images) / own:.0f} predictions/s, {own / bare:.2f} of the bare model's time",
+        )
+
+
+def check_peers(photos: Tensor, device: torch.device) -> Iterator[Check]:
+    """PGD-5 × EOT-16 in other libraries' loops, over ours."""
+    classifier, images, _ = _subject(photos, device)
+    defended = DefendedClassifier(classifier, build_defense("rotation"))
+    labels = classifier(images).argmax(1)
+    budget = Budget(8 / 255, 5, 2 / 255, 16)
+    attack = PGD(eps=budget.eps, steps=5, step_size=budget.step_size, gradient=EOT(samples=16, chunk=128))
+    ours = _seconds(lambda: attack(defended, images, labels))
+    for name, package, peer in (
+        ("torchattacks", "torchattacks", torchattacks_eotpgd),
+        ("foolbox", "foolbox", foolbox_eot),
+    ):
+        if find_spec(package) is None:
+            yield name, True, "skipped: not installed"
+            continue
+        theirs = _seconds(lambda peer=peer: peer(defended, images, labels, budget))  # type: ignore[misc]
+        yield name, True, f"{theirs / ours:.1f} times our {ours:.2f} s"
+
+
+def check_roofline(photos: Tensor, device: torch.device, floats: int = 1 << 28) -> Iterator[Check]:
+    """Images a second of every transform, and how near reading and writing each image once comes to a plain copy."""
+    block = torch.empty(floats, device=device)
+    copy = 2 * block.nbytes / _seconds(lambda: block.clone())
+    yield "copy", True, f"{copy / 1e12:.2f} TB/s"
+    images = photos.to(device).repeat(8, 1, 1, 1)
+    ids = torch.arange(len(images), device=device)
+    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+    for member in BaRT().members:
+        params = member.sample(streams, images.shape)
+        forward = _seconds(lambda own=member, params=params: own.transform(images, params))  # type: ignore[misc]
+        both = _seconds(lambda own=member: _forward_backward(own, images, streams))  # type: ignore[misc]
+        share = 2 * images.nbytes / forward / copy
+        yield (
+            f"speed of {member.name}",
+            True,
+            f"{len(images) / forward:.0f} images/s forward, {len(images) / both:.0f} with gradient, {share:.2f} of a copy",
+        )
+
+
+def check_capture(photos: Tensor, device: torch.device) -> Iterator[Check]:
+    """Which transforms a CUDA graph can capture: those that never wait for the device."""
+    images = photos.to(device)
+    ids = torch.arange(len(images), device=device)
+    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+    captured, refused = [], []
+    for member in BaRT().members:
+        params = member.sample(streams, images.shape)
+        expected = member.transform(images, params)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                out = member.transform(images, params)
+            graph.replay()
+            torch.cuda.synchronize()
+        except RuntimeError:
+            refused.append(member.name)
+            torch.cuda.synchronize()
+            continue
+        if not torch.equal(out, expected):
+            yield f"replay of {member.name}", False, "differs from the call"
+        captured.append(member.name)
+    yield "capture", True, f"captured {', '.join(captured) or 'none'}; not {', '.join(refused) or 'none'}"
+
+
+def check_loader(device: torch.device) -> Iterator[Check]:
+    """DALI's decoder on the GPU against its decoder on the CPU."""
+    if find_spec("nvidia") is None or find_spec("nvidia.dali") is None:
+        yield "DALI", True, "skipped: not installed"
+        return
+    source = open_source("samples")
+    feed = Feed(batch=len(source), size=(224, 224))
+    ours, theirs = (
+        next(iter(open_loader(source, feed, device=place, backend="dali"))).images.cpu() for place in (device, "cpu")
+    )
+    apart = (ours - theirs).abs()
+    figures = f"mean difference {float(apart.mean()):.2g}, largest {float(apart.max()):.2g}"
+    yield "DALI on the GPU against the CPU", float(apart.mean()) < 0.01, figures
+
+
+def _subject(photos: Tensor, device: torch.device) -> tuple[Classifier, Tensor, Draws]:
+    images = photos.to(device)
+    ids = torch.arange(len(images), device=device)
+    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+    return load_model("efficientnet_lite0", device=device), images, streams
+
+
+def _seconds(case: Callable[[], object]) -> float:
+    """Median seconds of a call, the device's work included."""
+
+    def whole() -> None:
+        case()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    return interleaved({"case": whole}, rounds=5)["case"].median
 
 
 if __name__ == "__main__":
