@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,14 +15,14 @@ Function = Callable[[Tensor, str], Tensor]
 @contextmanager
 def poisoned() -> Iterator[None]:
     """New memory holds NaN, or the smallest integer: what a kernel does not write is seen."""
-    makers = {
+    makers: dict[tuple[Any, str], Callable[..., Tensor]] = {
         (torch, "empty"): torch.empty,
         (torch, "empty_like"): torch.empty_like,
         (torch.Tensor, "new_empty"): torch.Tensor.new_empty,
     }
 
-    def poison(make):
-        def made(*args, **options):
+    def poison(make: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def made(*args: Any, **options: Any) -> Tensor:
             out = make(*args, **options)
             worst = (
                 torch.nan if out.is_floating_point() else (0 if out.dtype == torch.bool else torch.iinfo(out.dtype).min)

@@ -21,7 +21,7 @@ from cannonade.bench.parity import Parity, noisy, parity
 from cannonade.bench.timing import interleaved, peak_growth
 from cannonade.defenses.bart import GROUPS, BaRT, BartGao
 from cannonade.draws import Draws, Phase
-from cannonade.kernels import backend
+from cannonade.kernels import native
 from cannonade.transforms import Transform
 from cannonade.transforms.noise import MODES
 
@@ -146,12 +146,12 @@ def _measure(
 @contextmanager
 def without_native_code() -> Iterator[None]:
     """As if the package had been installed without a compiler."""
-    found = backend.available
-    backend.available = lambda: False
+    found = native.available
+    native.available = lambda: False
     try:
         yield
     finally:
-        backend.available = found
+        native.available = found
 
 
 def expected_cost(rows: Iterable[Row], k: int = 5) -> tuple[float, float] | None:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cannonade.errors import InputError
-from cannonade.kernels.native import available
+from cannonade.kernels import native as native_code
 
 triton: Any = import_module("triton") if find_spec("triton") else None
 tl: Any = import_module("triton.language") if find_spec("triton") else None
@@ -53,7 +53,7 @@ def choose(
     if backend == "auto":
         if tensor.is_cuda:
             return "triton" if on_gpu and triton is not None else "torch"
-        return "native" if native and tensor.is_cpu and available() else "torch"
+        return "native" if native and tensor.is_cpu and native_code.available() else "torch"
     if backend == "triton":
         if not on_gpu:
             raise InputError('backend "triton" has no code for this kernel and these dtypes; use "torch" or "auto"')
@@ -66,7 +66,7 @@ def choose(
             raise InputError('backend "native" has no code for this kernel and these dtypes; use "torch" or "auto"')
         if not tensor.is_cpu:
             raise InputError(f'backend "native" needs tensors on a CPU, got {tensor.device}; use "torch" or "auto"')
-        if not available():
+        if not native_code.available():
             raise InputError('backend "native" was not built; install cannonade with a C++ compiler or use "auto"')
     return backend
 

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -147,3 +149,22 @@ def test_info_says_which_route_the_kernels_take(monkeypatch):
         ran = CliRunner().invoke(app, ["info"])
         assert ran.exit_code == 0, ran.output
         assert text in ran.output
+
+
+def test_interrupted_evaluation_ends_with_130_and_resumes(tmp_path):
+    out = tmp_path / "run"
+    arguments = ["evaluate", "--model", "efficientnet_lite0", "--data", "samples", "--limit", "5", "--batch", "1"]
+    arguments += ["--defense", "smoothing(sigma=0.1)", "--attack", "pgd(eps=1/255, steps=3, step_size=1/255)"]
+    arguments += ["--votes", "6", "--device", "cpu", "--out", str(out)]
+    process = subprocess.Popen([*PROGRAM, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while process.poll() is None and not (out / "batches.jsonl").exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert "--resume goes on" in printed
+    assert not (out / "summary.json").exists()
+    assert subprocess.run([*PROGRAM, *arguments, "--resume"], check=False, capture_output=True).returncode == 0
+    records = [json.loads(line) for line in (out / "images.jsonl").read_text().splitlines()]
+    assert len(records) == 5
+    assert (out / "report.html").is_file()

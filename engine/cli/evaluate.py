@@ -7,6 +7,7 @@ import typer
 
 from cannonade.cli.app import app, console, new_directory
 from cannonade.cli.progress import print_table, run_with_progress
+from cannonade.errors import InputError
 
 
 @app.command()
@@ -34,8 +35,15 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="Of the classifier: float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path | None, typer.Option(help="Run directory; a new one under runs/ by default.")] = None,
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the run in --out, which must have the same settings.")
+    ] = False,
 ) -> None:
-    """Attack a defended classifier and judge it by majority vote."""
+    """Attack a defended classifier and judge it by majority vote.
+
+    Interrupted once (Ctrl-C), it finishes its batch and ends with status 130; --resume goes on, after a kill too, with the same
+    numbers as if nothing had happened. Status 2 is bad input.
+    """
     from cannonade.evaluation.assemble import assemble
     from cannonade.evaluation.report import write_report
 
@@ -43,8 +51,10 @@ def evaluate(
         model=model, weights=weights, data=data, defense=defense, attack=attack, samples=eot, average=average, votes=votes,
         target=target, limit=limit, batch=batch, chunk=chunk, seed=seed, device=device, restrict=restrict, precision=precision,
     )  # fmt: skip
+    if resume and out is None:
+        raise InputError("resume needs the run's directory: give --out")
     directory = out or new_directory()
-    rows = [run_with_progress(plan, directory)]
+    rows = [run_with_progress(plan, directory, resume=resume)]
     page = write_report([directory], directory)
     print_table(rows)
     console.print(f"run directory: {directory}\nreport: {page}", highlight=False, soft_wrap=True)

@@ -1,5 +1,8 @@
 """A run on the terminal: its progress, and the table at its end."""
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +12,13 @@ if TYPE_CHECKING:
     from cannonade.evaluation.run import Plan
 
 
-def run_with_progress(plan: "Plan", directory: Path) -> tuple[str, dict[str, Any]]:
-    """Run a plan into a directory; returns the defense's call and the summary."""
+def run_with_progress(plan: "Plan", directory: Path, *, resume: bool = False) -> tuple[str, dict[str, Any]]:
+    """Run a plan into a directory; returns the defense's call and the summary.
+
+    Raises:
+        typer.Exit: with status 130, where the user interrupted the run; the batch was finished and the run can go on.
+    """
+    import typer
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from cannonade.evaluation.run import run
@@ -35,10 +43,41 @@ def run_with_progress(plan: "Plan", directory: Path) -> tuple[str, dict[str, Any
             expected = plan.expected_forwards(summary["attacked"] / images)
             progress.update(task, images=images, success=percent(summary["success_rate"]), total=expected)
 
-        summary = run(plan, directory, finished)
+        def notice(text: str) -> None:
+            progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        with _interruptible(notice) as interrupted:
+            summary = run(plan, directory, finished, resume=resume, stop=interrupted, notice=notice)
         hook.remove()
         progress.update(task, completed=1, total=1)
+    if summary["images"] < len(plan.source):
+        console.print(
+            f"stopped after {summary['images']} of {len(plan.source)} images; the same command with "
+            f"--out {directory} --resume goes on",
+            highlight=False,
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)
     return name, summary
+
+
+@contextmanager
+def _interruptible(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Take the first interrupt as a request to stop after the batch, which the function yielded tells; the second ends all."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: object) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        notice("finishing this batch; interrupt again to end at once")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def print_table(rows: list[tuple[str, dict[str, Any]]]) -> None:

@@ -25,11 +25,12 @@ from cannonade.errors import InputError
 from cannonade.evaluation.outcome import Outcome, evaluate_batch
 from cannonade.evaluation.page import eight_bit
 from cannonade.evaluation.recipe import attack_calls, expected_forwards, samples_of, with_chunk
-from cannonade.evaluation.run_directory import RunDirectory
+from cannonade.evaluation.run_directory import Finished, RunDirectory, checksum_of
 from cannonade.evaluation.statistics import rate, wilson_interval
 from cannonade.spec import call_text
 
 PICTURES = 20  # images shown in a report
+FORMAT = 2  # of a run directory
 _PACKAGES = ("cannonade", "torch", "torchvision", "triton", "kornia", "numpy", "safetensors")
 
 
@@ -114,54 +115,119 @@ class Plan:
 
 
 def run(
-    plan: Plan, out: Path, progress: Callable[[int, dict[str, Any]], None] = lambda done, summary: None
+    plan: Plan,
+    out: Path,
+    progress: Callable[[int, dict[str, Any]], None] = lambda done, summary: None,
+    *,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Evaluate a plan and write its run directory.
 
+    A batch is the unit of work: which images share one is a function of the plan alone, so that a run that was interrupted
+    and goes on has the same bits, on the same device, as one that was not.
+
     Args:
         plan: what to evaluate.
-        out: a new or empty directory.
+        out: a new or empty directory; with `resume`, that of a run of the same plan.
         progress: called after each batch with the number of finished images and the summary so far.
+        resume: go on with a run: what is finished and sound stays, everything else is done again.
+        stop: asked before each batch; true ends the run there, to be resumed.
+        notice: told what of a resumed run was damaged.
 
     Returns:
-        The content of `summary.json`.
+        The content of `summary.json`, which is written once all is finished; until then "images" of it are fewer.
 
     Raises:
-        InputError: the directory cannot be used, or an image cannot be read.
+        InputError: the directory cannot be used or is another plan's, another process writes it, or an image cannot be read.
     """
-    size, items = plan.defended.classifier.input_size, plan.source.items
-    first = plan.source.load(items[:1], size).to(plan.device)
-    configuration = plan.configuration()
-    digest = _digest([json.dumps(configuration, sort_keys=True).encode()])
-    directory = RunDirectory.create(out)
+    items = plan.source.items
+    batches = [items[start : start + plan.batch] for start in range(0, len(items), plan.batch)]
+    configuration = json.loads(json.dumps(plan.configuration()))
+    begun = resume and RunDirectory(out).begun
+    directory = RunDirectory(out) if begun or (resume and _barren(out)) else RunDirectory.create(out)
+    with directory.locked():
+        chunk = _check_same(directory, configuration) if begun else _begin(plan, directory, configuration)
+        finished, records, damaged = directory.recover([[item.id for item in batch] for batch in batches])
+        for text in damaged:
+            notice(f"damaged, and done again: {text}")
+        seconds = sum(batch.seconds for batch in finished.values())
+        summary = _summary(plan, configuration, records, seconds)
+        for number, batch in enumerate(batches):
+            if number in finished:
+                continue
+            if stop():
+                return summary
+            started = time.monotonic()
+            images = plan.source.load(batch, plan.defended.classifier.input_size).to(plan.device)
+            batch_records, outcome = _evaluate(plan, batch, images, chunk)
+            tensors = {"ids": _ids(batch)[outcome.attacked.cpu()], "images": outcome.attack.images}
+            checksums = directory.write_tensors("adversarial", number, tensors)
+            if number * plan.batch < PICTURES:
+                checksums |= directory.write_tensors("pictures", number, _pictures(plan, batch, images))
+            spent = time.monotonic() - started
+            ids = [item.id for item in batch]
+            done = Finished(number, ids, checksums, checksum_of(batch_records), round(spent, 3))
+            directory.finish_batch(done, batch_records)
+            records, seconds = records + batch_records, seconds + spent
+            summary = _summary(plan, configuration, records, seconds)
+            progress(len(records), summary)
+        # In the order of the batches, whichever of them were done again.
+        place = {item.id: row for row, item in enumerate(items)}
+        records.sort(key=lambda record: place[record["id"]])
+        summary = _summary(plan, configuration, records, seconds)
+        directory.write_json("summary.json", summary)
+    return summary
+
+
+def _barren(out: Path) -> bool:
+    """Whether a run was begun here and ended before it wrote anything of its own."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    return {"adversarial", "pictures"} <= names <= {"adversarial", "pictures", "lock", "run.json.partial"}
+
+
+def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any]) -> int:
+    """Measure what a run decides once, and write it down; returns the rows of one pass."""
+    items = plan.source.items
+    first = plan.source.load(items[:1], plan.defended.classifier.input_size).to(plan.device)
     rows = min(plan.batch, len(items)) * max(plan.votes, samples_of(plan.attack))
     chunk = resolve_chunk(plan.chunk, plan.defended, first, rows)
-    directory.write_json(
-        "run.json",
-        {"configuration": configuration, "config_hash": digest, "resolved_chunk": chunk, **_circumstances(plan)},
-    )
-    started, records = time.monotonic(), []
-    for number, start in enumerate(range(0, len(items), plan.batch)):
-        batch = items[start : start + plan.batch]
-        images = plan.source.load(batch, size).to(plan.device)
-        batch_records, outcome = _evaluate(plan, batch, images, chunk)
-        directory.write_tensors(
-            "adversarial",
-            number,
-            {"ids": _ids(batch)[outcome.attacked.cpu()], "images": outcome.attack.images},
+    header = {"format": FORMAT, "configuration": configuration, "config_hash": _hash(configuration)}
+    directory.write_json("run.json", header | {"resolved_chunk": chunk, **_circumstances(plan)})
+    return chunk
+
+
+def _check_same(directory: RunDirectory, configuration: dict[str, Any]) -> int:
+    """The rows of one pass of the run in a directory, if it is a run of this configuration."""
+    header = directory.read_json("run.json")
+    if header.get("format") != FORMAT:
+        raise InputError(
+            f"a run can be resumed by the version that began it, {directory.path} has format {header.get('format')}, "
+            f"this is {FORMAT}: start a new run"
         )
-        if start < PICTURES:
-            directory.write_tensors("pictures", number, _pictures(plan, batch, images))
-        directory.append_images(batch_records)
-        records += batch_records
-        summary = summarise(records, plan.votes) | {
-            "seconds": round(time.monotonic() - started, 3),
-            "seed": plan.defended.seed,
-            "config_hash": digest,
-        }
-        progress(len(records), summary)
-    directory.write_json("summary.json", summary)
-    return summary
+    there = header["configuration"]
+    for key in (*configuration, *there):
+        if there.get(key) != configuration.get(key):
+            raise InputError(
+                f"a run must be resumed with its own configuration, {directory.path} differs first in {key}: "
+                f"there {there.get(key)!r}, here {configuration.get(key)!r}"
+            )
+    return int(header["resolved_chunk"])
+
+
+def _summary(
+    plan: Plan, configuration: dict[str, Any], records: Sequence[dict[str, Any]], seconds: float
+) -> dict[str, Any]:
+    return summarise(records, plan.votes) | {
+        "seconds": round(seconds, 3),
+        "seed": plan.defended.seed,
+        "config_hash": _hash(configuration),
+    }
+
+
+def _hash(configuration: dict[str, Any]) -> str:
+    return _digest([json.dumps(configuration, sort_keys=True).encode()])
 
 
 def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
-from cannonade.kernels import backend, native
+from cannonade.kernels import native
 from cannonade.kernels.backend import choose
 from cannonade.kernels.philox import convert, draw
 from cannonade.kernels.poisson import poisson
@@ -139,7 +139,7 @@ def test_operators_are_registered_correctly(operator, arguments):
 
 def test_choice_of_the_backend(monkeypatch):
     tensor = torch.zeros(1)
-    monkeypatch.setattr(backend, "available", lambda: True)
+    monkeypatch.setattr(native, "available", lambda: True)
     assert choose("auto", tensor, native=True) == choose("native", tensor, native=True) == "native"
     assert choose("auto", tensor) == choose("torch", tensor, native=True) == "torch"
     assert choose("auto", tensor.to("meta"), native=True) == "torch"
@@ -152,7 +152,7 @@ def test_choice_of_the_backend(monkeypatch):
 
 
 def test_pytorch_serves_where_nothing_was_built(monkeypatch):
-    monkeypatch.setattr(backend, "available", lambda: False)
+    monkeypatch.setattr(native, "available", lambda: False)
     expected = draw(coordinates(2), 9, "normal", "torch")
     assert torch.equal(draw(coordinates(2), 9, "normal"), expected)
     assert torch.equal(convert(draw(coordinates(2), 12), "normal")[:, :9], expected)

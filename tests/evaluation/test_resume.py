@@ -1,0 +1,239 @@
+"""A run that was interrupted, however, goes on to the bits of one that was not."""
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import time
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cannonade.attacks.eot import EOT
+from cannonade.attacks.pgd import PGD
+from cannonade.classifier import Classifier
+from cannonade.data.sources import Item, Source
+from cannonade.defended import DefendedClassifier
+from cannonade.errors import InputError
+from cannonade.evaluation import run as module
+from cannonade.evaluation import run_directory
+from cannonade.evaluation.run import Plan, run
+from cannonade.transforms.noise import Smoothing
+
+SIDE, COUNT, BATCH = 8, 23, 4
+KILLS = 50
+
+
+class Patches(nn.Module):
+    """Three classes: which third of the image is the brightest."""
+
+    def forward(self, images):
+        return torch.stack([part.mean((1, 2, 3)) for part in images.split((3, 3, 2), dim=3)], dim=1) * 20
+
+
+def plan(**changes):
+    pixels = np.random.default_rng(0).random((COUNT, SIDE, SIDE, 3), dtype=np.float32) * 0.3 + 0.3
+    labels = np.arange(COUNT) % 3
+    for image, label in zip(pixels, labels, strict=True):
+        image[:, (slice(0, 3), slice(3, 6), slice(6, 8))[label]] += 0.08
+    classifier = Classifier(Patches(), input_size=(SIDE, SIDE), class_names=("left", "middle", "right"))
+    defaults = {
+        "model": "patches",
+        "defended": DefendedClassifier(classifier, Smoothing(sigma=0.2), seed=3),
+        "data": "toy",
+        "source": Source([Item(index, int(label), f"toy[{index}]") for index, label in enumerate(labels)], pixels),
+        "attack": PGD(eps=0.02, steps=3, step_size=0.01, gradient=EOT(samples=2)),
+        "votes": 9,
+        "batch": BATCH,
+    }
+    return Plan(**(defaults | changes))
+
+
+def content(path):
+    """Everything of a finished run but how long it took, and when."""
+    records = [json.loads(line) for line in (path / "images.jsonl").read_text().splitlines()]
+    for record in records:
+        record.pop("seconds")
+    summary = json.loads((path / "summary.json").read_text())
+    summary.pop("seconds")
+    shards = {
+        str(file.relative_to(path)): file.read_bytes()
+        for folder in ("adversarial", "pictures")
+        for file in sorted((path / folder).iterdir())
+    }
+    return sorted(records, key=lambda record: record["id"]), summary, shards
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    run(plan(), path)
+    return path
+
+
+def slowly(out):
+    """Resume a run that takes its time before each batch, so that a kill falls between and inside batches alike."""
+    evaluate = module.evaluate_batch
+
+    def slow(*arguments, **settings):
+        time.sleep(0.01)
+        return evaluate(*arguments, **settings)
+
+    module.evaluate_batch = slow
+    run(plan(), out, resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_killed_at_random_moments(tmp_path, whole):
+    """SIGKILL 50 times, files cut at random bytes in between; a run that gets through is begun anew."""
+    chance, out, kills, ends = random.Random(1), tmp_path / "run", 0, 0
+    while kills < KILLS:
+        process = get_context("fork").Process(target=slowly, args=(out,))  # spawned, each would import for seconds
+        process.start()
+        process.join(chance.uniform(0, 0.15))
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += 1
+            truncate(out, chance)
+        else:
+            assert process.exitcode == 0
+            assert content(out) == content(whole)
+            shutil.rmtree(out)
+            ends += 1
+    run(plan(), out, resume=True)
+    assert content(out) == content(whole)
+    assert ends > 2
+
+
+def truncate(out, chance):
+    """Cut one of the files that grow, as a lost page of the disk would."""
+    file = out / chance.choice(["images.jsonl", "batches.jsonl"])
+    if file.is_file():
+        data = file.read_bytes()
+        file.write_bytes(data[: chance.randint(0, len(data))])
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_files_damaged_at_random_bytes(tmp_path, whole, seed):
+    """Half-way runs with any file cut or overwritten, but run.json, which is written once and whole."""
+    chance, out = random.Random(seed), tmp_path / "run"
+    shutil.copytree(whole, out)
+    if chance.random() < 0.5:
+        (out / "summary.json").unlink()
+    files = [file for file in sorted(out.rglob("*")) if file.is_file() and file.name not in ("run.json", "lock")]
+    for file in chance.sample(files, chance.randint(1, 3)):
+        data = bytearray(file.read_bytes())
+        place = chance.randrange(len(data))
+        kind = chance.choice(["cut", "overwrite", "delete"])
+        if kind == "cut":
+            file.write_bytes(data[:place])
+        elif kind == "overwrite":
+            data[place] ^= 0x5A
+            file.write_bytes(data)
+        else:
+            file.unlink()
+    notices = []
+    run(plan(), out, resume=True, notice=notices.append)
+    ours, expected = content(out), content(whole)
+    assert ours[1:] == expected[1:]
+    assert ours[0] == expected[0]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    before = {file: file.stat().st_mtime_ns for file in (out / "adversarial").iterdir()}
+    done = []
+    run(plan(), out, lambda images, summary: done.append(images), resume=True)
+    assert done == []
+    assert before == {file: file.stat().st_mtime_ns for file in (out / "adversarial").iterdir()}
+    assert content(out) == content(whole)
+
+
+def test_stops_between_batches_and_goes_on(tmp_path, whole):
+    out, asked = tmp_path / "run", []
+
+    def stop():
+        asked.append(1)
+        return len(asked) > 2
+
+    summary = run(plan(), out, stop=stop)
+    assert summary["images"] == 2 * BATCH
+    assert not (out / "summary.json").exists()
+    assert run(plan(), out, resume=True)["images"] == COUNT
+    assert content(out) == content(whole)
+
+
+def test_another_configuration_is_refused(tmp_path, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    with pytest.raises(InputError, match="differs first in votes: there 9, here 11"):
+        run(plan(votes=11), out, resume=True)
+    with pytest.raises(InputError, match="differs first in attack"):
+        run(plan(attack=PGD(eps=0.03, steps=3, step_size=0.01)), out, resume=True)
+    header = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(header | {"format": 1}))
+    with pytest.raises(InputError, match="has format 1"):
+        run(plan(), out, resume=True)
+    (out / "run.json").write_text("{")
+    with pytest.raises(InputError, match=r"readable run\.json"):
+        run(plan(), out, resume=True)
+
+
+def test_the_chunk_is_that_of_the_beginning(tmp_path):
+    out, asked = tmp_path / "run", iter([False, True])
+    run(plan(), out, stop=lambda: next(asked))
+    header = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(header | {"resolved_chunk": 3}))
+    chunks = []
+    defended = plan().defended
+    logits = defended.logits
+
+    class Watching(DefendedClassifier):
+        def logits(self, images, draws):
+            chunks.append(len(images))
+            return logits(images, draws)
+
+    run(plan(defended=Watching(defended.classifier, defended.defense, seed=3)), out, resume=True)
+    assert max(chunks) == 3
+
+
+def test_one_writer(tmp_path, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    with (out / "lock").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="only one process may write a run"):
+            run(plan(), out, resume=True)
+    with pytest.raises(InputError, match="holds another run"):
+        run(plan(), out)
+
+
+def test_resume_may_also_begin(tmp_path, whole):
+    run(plan(), tmp_path / "run", resume=True)
+    assert content(tmp_path / "run") == content(whole)
+
+
+@pytest.mark.parametrize("write", range(1, 12))
+def test_full_disk(tmp_path, whole, monkeypatch, write):
+    """Whichever write fails, nothing finished is lost."""
+    out, written, sync = tmp_path / "run", [], os.fsync
+
+    def full(number):
+        written.append(number)
+        if len(written) == write:
+            raise OSError(28, "No space left on device")
+        sync(number)
+
+    monkeypatch.setattr(run_directory.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(plan(), out)
+    monkeypatch.setattr(run_directory.os, "fsync", sync)
+    run(plan(), out, resume=True)
+    assert content(out) == content(whole)
