@@ -1,5 +1,6 @@
 """`cannonade evaluate`: attack a defended classifier and judge it by majority vote."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -38,23 +39,32 @@ def evaluate(
     resume: Annotated[
         bool, typer.Option(help="Go on with the run in --out, which must have the same settings.")
     ] = False,
+    join: Annotated[
+        bool, typer.Option(help="Share the run in --out with other processes that join it; torchrun's always do.")
+    ] = False,
 ) -> None:
     """Attack a defended classifier and judge it by majority vote.
 
     Interrupted once (Ctrl-C), it finishes its batch and ends with status 130; --resume goes on, after a kill too, with the same
-    numbers as if nothing had happened. Status 2 is bad input.
+    numbers as if nothing had happened. Several processes share a run with --join, or under torchrun: each takes the next batch
+    that nobody has, and those of a process that dies. Status 2 is bad input.
     """
+    import torch
+
     from cannonade.evaluation.assemble import assemble
     from cannonade.evaluation.report import write_report
 
+    join = join or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    if (resume or join) and out is None:
+        raise InputError("to resume or join a run takes its directory: give --out")
+    if join and device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     plan = assemble(
         model=model, weights=weights, data=data, defense=defense, attack=attack, samples=eot, average=average, votes=votes,
         target=target, limit=limit, batch=batch, chunk=chunk, seed=seed, device=device, restrict=restrict, precision=precision,
     )  # fmt: skip
-    if resume and out is None:
-        raise InputError("resume needs the run's directory: give --out")
     directory = out or new_directory()
-    rows = [run_with_progress(plan, directory, resume=resume)]
+    rows = [run_with_progress(plan, directory, "join" if join else "resume" if resume else "new")]
     page = write_report([directory], directory)
     print_table(rows)
     console.print(f"run directory: {directory}\nreport: {page}", highlight=False, soft_wrap=True)

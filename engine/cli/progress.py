@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from cannonade.cli.app import console
 
 if TYPE_CHECKING:
-    from cannonade.evaluation.run import Plan
+    from cannonade.evaluation.run import Mode, Plan
 
 
-def run_with_progress(plan: "Plan", directory: Path, *, resume: bool = False) -> tuple[str, dict[str, Any]]:
+def run_with_progress(plan: "Plan", directory: Path, mode: "Mode" = "new") -> tuple[str, dict[str, Any]]:
     """Run a plan into a directory; returns the defense's call and the summary.
 
     Raises:
@@ -47,7 +47,7 @@ def run_with_progress(plan: "Plan", directory: Path, *, resume: bool = False) ->
             progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         with _interruptible(notice) as interrupted:
-            summary = run(plan, directory, finished, resume=resume, stop=interrupted, notice=notice)
+            summary = run(plan, directory, finished, mode=mode, stop=interrupted, notice=notice)
         hook.remove()
         progress.update(task, completed=1, total=1)
     if summary["images"] < len(plan.source):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,6 +31,7 @@ from cannonade.spec import call_text
 
 PICTURES = 20  # images shown in a report
 FORMAT = 2  # of a run directory
+Mode = Literal["new", "resume", "join"]
 _PACKAGES = ("cannonade", "torch", "torchvision", "triton", "kornia", "numpy", "safetensors")
 
 
@@ -119,20 +120,22 @@ def run(
     out: Path,
     progress: Callable[[int, dict[str, Any]], None] = lambda done, summary: None,
     *,
-    resume: bool = False,
+    mode: Mode = "new",
     stop: Callable[[], bool] = lambda: False,
     notice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Evaluate a plan and write its run directory.
 
     A batch is the unit of work: which images share one is a function of the plan alone, so that a run that was interrupted
-    and goes on has the same bits, on the same device, as one that was not.
+    and goes on, or that several processes share, has the same bits, on the same kind of device, as one that was not.
 
     Args:
         plan: what to evaluate.
-        out: a new or empty directory; with `resume`, that of a run of the same plan.
-        progress: called after each batch with the number of finished images and the summary so far.
-        resume: go on with a run: what is finished and sound stays, everything else is done again.
+        out: the run directory.
+        progress: called after each batch of this process with the number of images and the summary of what it knows to be
+            finished.
+        mode: "new" needs a new or empty directory; "resume" goes on with a run of the same plan, where what is finished and
+            sound stays and everything else is done again; "join" does the same beside other processes that also join.
         stop: asked before each batch; true ends the run there, to be resumed.
         notice: told what of a resumed run was damaged.
 
@@ -144,47 +147,53 @@ def run(
     """
     items = plan.source.items
     batches = [items[start : start + plan.batch] for start in range(0, len(items), plan.batch)]
+    ids = [[item.id for item in batch] for batch in batches]
     configuration = json.loads(json.dumps(plan.configuration()))
-    begun = resume and RunDirectory(out).begun
-    directory = RunDirectory(out) if begun or (resume and _barren(out)) else RunDirectory.create(out)
-    with directory.locked():
-        chunk = _check_same(directory, configuration) if begun else _begin(plan, directory, configuration)
-        finished, records, damaged = directory.recover([[item.id for item in batch] for batch in batches])
+    directory, shared = RunDirectory(out), mode == "join"
+
+    def summary_of(records: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        named = {"seed": plan.defended.seed, "config_hash": _hash(configuration)}
+        return summarise(records, plan.votes) | {"seconds": round(seconds, 3)} | named
+
+    def prepare(alone: bool) -> tuple[int, list[dict[str, Any]], float]:
+        if mode == "new" or not directory.begun:
+            directory.check_empty()
+            chunk = _begin(plan, directory, configuration)
+        else:
+            chunk = _check_same(directory, configuration)
+        if not alone:
+            return chunk, [], 0.0
+        sound, records, damaged = directory.recover(ids)
         for text in damaged:
             notice(f"damaged, and done again: {text}")
-        seconds = sum(batch.seconds for batch in finished.values())
-        summary = _summary(plan, configuration, records, seconds)
-        for number, batch in enumerate(batches):
-            if number in finished:
-                continue
-            if stop():
-                return summary
-            started = time.monotonic()
-            images = plan.source.load(batch, plan.defended.classifier.input_size).to(plan.device)
-            batch_records, outcome = _evaluate(plan, batch, images, chunk)
-            tensors = {"ids": _ids(batch)[outcome.attacked.cpu()], "images": outcome.attack.images}
-            checksums = directory.write_tensors("adversarial", number, tensors)
-            if number * plan.batch < PICTURES:
-                checksums |= directory.write_tensors("pictures", number, _pictures(plan, batch, images))
-            spent = time.monotonic() - started
-            ids = [item.id for item in batch]
-            done = Finished(number, ids, checksums, checksum_of(batch_records), round(spent, 3))
-            directory.finish_batch(done, batch_records)
-            records, seconds = records + batch_records, seconds + spent
-            summary = _summary(plan, configuration, records, seconds)
-            progress(len(records), summary)
-        # In the order of the batches, whichever of them were done again.
-        place = {item.id: row for row, item in enumerate(items)}
-        records.sort(key=lambda record: place[record["id"]])
-        summary = _summary(plan, configuration, records, seconds)
-        directory.write_json("summary.json", summary)
-    return summary
+        return chunk, records, sum(batch.seconds for batch in sound.values())
+
+    with directory.writing(shared, prepare) as (chunk, records, seconds):
+        while True:
+            for number in directory.unfinished(len(batches), shared):
+                if stop():
+                    return summary_of(records, seconds)
+                done, own = _do(plan, directory, number, batches[number], chunk)
+                directory.finish_batch(done, own)
+                records, seconds = records + own, seconds + done.seconds
+                progress(len(records), summary_of(records, seconds))
+            if directory.finish(ids, summary_of):
+                return directory.read_json("summary.json")
 
 
-def _barren(out: Path) -> bool:
-    """Whether a run was begun here and ended before it wrote anything of its own."""
-    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    return {"adversarial", "pictures"} <= names <= {"adversarial", "pictures", "lock", "run.json.partial"}
+def _do(
+    plan: Plan, directory: RunDirectory, number: int, batch: list[Item], chunk: int
+) -> tuple[Finished, list[dict[str, Any]]]:
+    """Evaluate a batch and write its images; returns what is to be written of it at last."""
+    started = time.monotonic()
+    images = plan.source.load(batch, plan.defended.classifier.input_size).to(plan.device)
+    records, outcome = _evaluate(plan, batch, images, chunk)
+    tensors = {"ids": _ids(batch)[outcome.attacked.cpu()], "images": outcome.attack.images}
+    checksums = directory.write_tensors("adversarial", number, tensors)
+    if number * plan.batch < PICTURES:
+        checksums |= directory.write_tensors("pictures", number, _pictures(plan, batch, images))
+    seconds = round(time.monotonic() - started, 3)
+    return Finished(number, [item.id for item in batch], checksums, checksum_of(records), seconds), records
 
 
 def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any]) -> int:
@@ -214,16 +223,6 @@ def _check_same(directory: RunDirectory, configuration: dict[str, Any]) -> int:
                 f"there {there.get(key)!r}, here {configuration.get(key)!r}"
             )
     return int(header["resolved_chunk"])
-
-
-def _summary(
-    plan: Plan, configuration: dict[str, Any], records: Sequence[dict[str, Any]], seconds: float
-) -> dict[str, Any]:
-    return summarise(records, plan.votes) | {
-        "seconds": round(seconds, 3),
-        "seed": plan.defended.seed,
-        "config_hash": _hash(configuration),
-    }
 
 
 def _hash(configuration: dict[str, Any]) -> str:

@@ -4,11 +4,13 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -16,6 +18,9 @@ from torch import Tensor
 from cannonade.errors import InputError
 
 _FOLDERS = ("adversarial", "pictures")
+_PATIENCE = 0.2  # seconds between looks at batches that other processes have claimed
+
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True)
@@ -42,57 +47,94 @@ def checksum_of(records: Iterable[Mapping[str, Any]]) -> str:
     return hashlib.sha256("\n".join(json.dumps(record) for record in records).encode()).hexdigest()
 
 
+def _taken(file: IO[str], kind: int) -> bool:
+    """Whether a lock could be had at once."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
 class RunDirectory:
     """`run.json`, `images.jsonl`, `batches.jsonl`, `summary.json`, `report.html`, images in `adversarial/` and `pictures/`.
 
     A batch is finished once its line stands in `batches.jsonl`, which is written after everything else of it.
 
     Args:
-        path: the directory; see `create` for a new one.
+        path: the directory; see `writing`.
     """
+
+    _gate: IO[str]
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    @classmethod
-    def create(cls, path: Path) -> "RunDirectory":
-        """Make a new, empty run directory.
-
-        Raises:
-            InputError: it holds something already, or cannot be written.
-        """
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
-                raise InputError(
-                    f"out must be a new or empty directory, {path} holds another run: choose another --out, or --resume"
-                )
-            for folder in _FOLDERS:
-                (path / folder).mkdir()
-        except OSError as error:
-            raise InputError(f"out must be a directory that can be written, {path} is not: {error.strerror}") from error
-        return cls(path)
-
     @property
     def begun(self) -> bool:
-        """Whether a run was begun here: the folders are made first, `run.json` is written when all is known."""
+        """Whether a run was begun here: its `run.json` is written when all is known."""
         return (self.path / "run.json").is_file()
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes of this machine, or of a file system that shares locks, from writing here.
+    def writing(self, shared: bool, prepare: Callable[[bool], Prepared]) -> Iterator[Prepared]:
+        """Write here, alone or beside other processes, for as long as the context lasts.
+
+        Locks are those of the file system, which a process that dies lets go; on a network it must share them (NFS 4 does).
+
+        Args:
+            shared: others may write too; they must have said so as well.
+            prepare: called before anyone else can begin, with whether nobody else writes; its result is the context's.
 
         Raises:
-            InputError: another one does.
+            InputError: the directory cannot be written, or another process writes it that does not share it.
         """
-        with (self.path / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            gate, presence = ((self.path / name).open("a") for name in ("lock", "working"))
+        except OSError as error:
+            raise InputError(
+                f"out must be a directory that can be written, {self.path} is not: {error.strerror}"
+            ) from error
+        with gate, presence:
+            self._gate = gate
+            with self._alone():
+                alone = _taken(presence, fcntl.LOCK_EX)
+                if not alone and not (shared and _taken(presence, fcntl.LOCK_SH)):
+                    raise InputError(
+                        f"only one process may write a run, another one writes {self.path}: wait for it, or --join it"
+                    )
+                prepared = prepare(alone)
+                if shared:
+                    _taken(presence, fcntl.LOCK_SH)
+            yield prepared
+
+    def check_empty(self) -> None:
+        """Raise InputError where something is here but what a run leaves that ended before it had begun."""
+        for path in self.path.iterdir():
+            leftover = path.name in ("lock", "working", "run.json.partial")
+            if not leftover and not (path.name in _FOLDERS and path.is_dir() and not any(path.iterdir())):
                 raise InputError(
-                    f"only one process may write a run, another one writes {self.path}: wait for it or stop it"
-                ) from error
-            yield
+                    f"out must be a new or empty directory, {self.path} holds another run: choose another --out, or --resume"
+                )
+
+    def unfinished(self, count: int, shared: bool) -> Iterator[int]:
+        """The batches to do, by number, until all `count` are finished; one is this process's own until the next is asked for.
+
+        Beside other processes a batch is claimed by a lock on a file of its own: that of a process that dies is taken over.
+        """
+        while todo := [number for number in range(count) if number not in self._finished()]:
+            idle = True
+            for number in todo:
+                if not shared:
+                    yield number
+                    idle = False
+                    continue
+                with self._claim(number) as own:
+                    if own and number not in self._finished():
+                        yield number
+                        idle = False
+            if idle:
+                time.sleep(_PATIENCE)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replace a JSON file in one step."""
@@ -111,8 +153,24 @@ class RunDirectory:
 
     def finish_batch(self, finished: Finished, records: Iterable[Mapping[str, Any]]) -> None:
         """Add a batch's images to `images.jsonl`, one line each, then its own line; both are on the disk afterwards."""
-        self._append("images.jsonl", records)
-        self._append("batches.jsonl", [vars(finished)])
+        with self._alone():
+            self._append("images.jsonl", records)
+            self._append("batches.jsonl", [vars(finished)])
+
+    def finish(self, batches: Sequence[Sequence[int]], summary: Callable[[list[dict[str, Any]], float], Any]) -> bool:
+        """Check everything once more and write `summary.json`; false where something was damaged and is to be done again.
+
+        Args:
+            batches: the ids of each batch's images, in the run's order.
+            summary: makes the summary of the records and the seconds that their batches took.
+        """
+        with self._alone():
+            sound, records, _ = self.recover(batches)
+            if len(sound) < len(batches):
+                return False
+            self.write_json("summary.json", summary(records, sum(batch.seconds for batch in sound.values())))
+            shutil.rmtree(self.path / "claims", ignore_errors=True)
+            return True
 
     def recover(self, batches: Sequence[Sequence[int]]) -> tuple[dict[int, Finished], list[dict[str, Any]], list[str]]:
         """What is finished and sound; everything else is removed, so that it can be made again.
@@ -190,8 +248,32 @@ class RunDirectory:
             if isinstance(content, dict):
                 yield content
 
+    def _finished(self) -> set[int]:
+        return {int(line["number"]) for line in self._lines("batches.jsonl") if "number" in line}
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Hold the gate, for as long as no other process must come between."""
+        fcntl.flock(self._gate, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+    @contextmanager
+    def _claim(self, number: int) -> Iterator[bool]:
+        """Whether a batch is this process's to do, for as long as the context lasts."""
+        folder = self.path / "claims"
+        folder.mkdir(exist_ok=True)
+        with (folder / f"{number:06d}").open("a") as file:
+            yield _taken(file, fcntl.LOCK_EX)
+
     def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        path = self.path / name
+        cut_short = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+        with path.open("a", encoding="utf-8") as file:
+            if cut_short:  # by a process that died while it wrote: its piece of a line must not spoil the next one
+                file.write("\n")
             file.writelines(json.dumps(record) + "\n" for record in records)
             file.flush()
             os.fsync(file.fileno())

@@ -76,7 +76,7 @@ def whole(tmp_path_factory):
     return path
 
 
-def slowly(out):
+def slowly(out, mode="resume"):
     """Resume a run that takes its time before each batch, so that a kill falls between and inside batches alike."""
     evaluate = module.evaluate_batch
 
@@ -85,13 +85,13 @@ def slowly(out):
         return evaluate(*arguments, **settings)
 
     module.evaluate_batch = slow
-    run(plan(), out, resume=True)
+    run(plan(), out, mode=mode)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_killed_at_random_moments(tmp_path, whole):
     """SIGKILL 50 times, files cut at random bytes in between; a run that gets through is begun anew."""
-    chance, out, kills, ends = random.Random(1), tmp_path / "run", 0, 0
+    chance, out, kills = random.Random(1), tmp_path / "run", 0
     while kills < KILLS:
         process = get_context("fork").Process(target=slowly, args=(out,))  # spawned, each would import for seconds
         process.start()
@@ -105,10 +105,8 @@ def test_killed_at_random_moments(tmp_path, whole):
             assert process.exitcode == 0
             assert content(out) == content(whole)
             shutil.rmtree(out)
-            ends += 1
-    run(plan(), out, resume=True)
+    run(plan(), out, mode="resume")
     assert content(out) == content(whole)
-    assert ends > 2
 
 
 def truncate(out, chance):
@@ -126,7 +124,9 @@ def test_files_damaged_at_random_bytes(tmp_path, whole, seed):
     shutil.copytree(whole, out)
     if chance.random() < 0.5:
         (out / "summary.json").unlink()
-    files = [file for file in sorted(out.rglob("*")) if file.is_file() and file.name not in ("run.json", "lock")]
+    files = [
+        file for file in sorted(out.rglob("*")) if file.is_file() and file.name not in ("run.json", "lock", "working")
+    ]
     for file in chance.sample(files, chance.randint(1, 3)):
         data = bytearray(file.read_bytes())
         place = chance.randrange(len(data))
@@ -139,7 +139,7 @@ def test_files_damaged_at_random_bytes(tmp_path, whole, seed):
         else:
             file.unlink()
     notices = []
-    run(plan(), out, resume=True, notice=notices.append)
+    run(plan(), out, mode="resume", notice=notices.append)
     ours, expected = content(out), content(whole)
     assert ours[1:] == expected[1:]
     assert ours[0] == expected[0]
@@ -150,7 +150,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
     shutil.copytree(whole, out)
     before = {file: file.stat().st_mtime_ns for file in (out / "adversarial").iterdir()}
     done = []
-    run(plan(), out, lambda images, summary: done.append(images), resume=True)
+    run(plan(), out, lambda images, summary: done.append(images), mode="resume")
     assert done == []
     assert before == {file: file.stat().st_mtime_ns for file in (out / "adversarial").iterdir()}
     assert content(out) == content(whole)
@@ -166,7 +166,7 @@ def test_stops_between_batches_and_goes_on(tmp_path, whole):
     summary = run(plan(), out, stop=stop)
     assert summary["images"] == 2 * BATCH
     assert not (out / "summary.json").exists()
-    assert run(plan(), out, resume=True)["images"] == COUNT
+    assert run(plan(), out, mode="resume")["images"] == COUNT
     assert content(out) == content(whole)
 
 
@@ -174,16 +174,16 @@ def test_another_configuration_is_refused(tmp_path, whole):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
     with pytest.raises(InputError, match="differs first in votes: there 9, here 11"):
-        run(plan(votes=11), out, resume=True)
+        run(plan(votes=11), out, mode="resume")
     with pytest.raises(InputError, match="differs first in attack"):
-        run(plan(attack=PGD(eps=0.03, steps=3, step_size=0.01)), out, resume=True)
+        run(plan(attack=PGD(eps=0.03, steps=3, step_size=0.01)), out, mode="resume")
     header = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(header | {"format": 1}))
     with pytest.raises(InputError, match="has format 1"):
-        run(plan(), out, resume=True)
+        run(plan(), out, mode="resume")
     (out / "run.json").write_text("{")
     with pytest.raises(InputError, match=r"readable run\.json"):
-        run(plan(), out, resume=True)
+        run(plan(), out, mode="resume")
 
 
 def test_the_chunk_is_that_of_the_beginning(tmp_path):
@@ -200,23 +200,25 @@ def test_the_chunk_is_that_of_the_beginning(tmp_path):
             chunks.append(len(images))
             return logits(images, draws)
 
-    run(plan(defended=Watching(defended.classifier, defended.defense, seed=3)), out, resume=True)
+    run(plan(defended=Watching(defended.classifier, defended.defense, seed=3)), out, mode="resume")
     assert max(chunks) == 3
 
 
 def test_one_writer(tmp_path, whole):
     out = tmp_path / "run"
     shutil.copytree(whole, out)
-    with (out / "lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="only one process may write a run"):
-            run(plan(), out, resume=True)
+    with (out / "working").open("a") as file:
+        for kind, modes in ((fcntl.LOCK_EX, ("resume", "join")), (fcntl.LOCK_SH, ("resume",))):
+            fcntl.flock(file, kind)
+            for mode in modes:
+                with pytest.raises(InputError, match="only one process may write a run"):
+                    run(plan(), out, mode=mode)
     with pytest.raises(InputError, match="holds another run"):
         run(plan(), out)
 
 
 def test_resume_may_also_begin(tmp_path, whole):
-    run(plan(), tmp_path / "run", resume=True)
+    run(plan(), tmp_path / "run", mode="resume")
     assert content(tmp_path / "run") == content(whole)
 
 
@@ -235,5 +237,22 @@ def test_full_disk(tmp_path, whole, monkeypatch, write):
     with pytest.raises(OSError, match="No space left"):
         run(plan(), out)
     monkeypatch.setattr(run_directory.os, "fsync", sync)
-    run(plan(), out, resume=True)
+    run(plan(), out, mode="resume")
     assert content(out) == content(whole)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_shared_by_processes_of_which_one_dies(tmp_path, whole, workers):
+    out = tmp_path / "run"
+    processes = [get_context("fork").Process(target=slowly, args=(out, "join")) for _ in range(workers)]
+    for process in processes:
+        process.start()
+    if workers > 1:
+        processes[0].join(0.06)
+        processes[0].kill()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes[workers > 1 :]] == [0] * (workers - (workers > 1))
+    assert content(out) == content(whole)
+    assert not (out / "claims").exists()
