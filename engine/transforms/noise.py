@@ -1,6 +1,5 @@
 """Noise: BaRT's group 4 (noise injection) and the Gaussian noise of randomised smoothing."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -9,11 +8,17 @@ from torch import Tensor
 
 from cannonade.draws import Draws, Stream
 from cannonade.errors import InputError
+from cannonade.kernels.device.noise import Settings
+from cannonade.kernels.device.rows import Step
 from cannonade.kernels.groups import by_group
+from cannonade.kernels.noise import Noise, add_noise, noise_step
 from cannonade.kernels.pointwise import clip
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 
 MODES = ("gaussian", "poisson", "salt", "pepper", "s&p", "speckle")
+# What each does to a value (poisson has a law of its own), and which part of the values replaced becomes 1.
+_KINDS = torch.tensor([Noise.ADDED, Noise.ADDED, *(Noise.REPLACED,) * 3, Noise.MULTIPLIED])
+_SALTS = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.5, 0.0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +55,16 @@ class Smoothing(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Add the stream's noise."""
-        noise = Stream(params["stream"]).normal(self.mean, self.sigma, images.shape[1:])
-        out = images + noise.to(images.dtype)
-        return clip(out) if self.clip else out
+        return add_noise(images, *self._streams(params))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return noise_step(*self._streams(params))
+
+    def _streams(self, params: Params) -> tuple[Tensor, Tensor, Tensor, Settings]:
+        stream = params["stream"]
+        kind, salt = torch.full_like(stream[:, 0], Noise.ADDED), stream.new_zeros(len(stream), dtype=torch.float32)
+        return stream, kind, salt, Settings(mean=self.mean, sigma=self.sigma, clip=self.clip)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,35 +114,16 @@ class NoiseInjection(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Add each image's kind of noise."""
-        kinds: tuple[Callable[[Tensor, Stream, Tensor], Tensor], ...] = (
-            self._gaussian,
-            self._poisson,
-            self._impulse(salt=1.0),
-            self._impulse(salt=0.0),
-            self._impulse(salt=0.5),
-            self._speckle,
-        )
+        mode, stream = params["mode"], params["stream"]
+        kind, salt = (table.to(mode.device)[mode] for table in (_KINDS, _SALTS))
+        settings = Settings(sigma=self.sigma, amount=self.amount)
 
-        def noisy(mode: int, rows: Tensor) -> Tensor:
-            return kinds[mode](images[rows], Stream(params["stream"][rows]), params["per_channel"][rows])
+        def noisy(is_poisson: int, rows: Tensor) -> Tensor:
+            if is_poisson:
+                return clip(self._poisson(images[rows], Stream(stream[rows]), params["per_channel"][rows]))
+            return add_noise(images[rows], stream[rows], kind[rows], salt[rows] * self.amount, settings)
 
-        return clip(by_group(params["mode"], noisy))
-
-    def _gaussian(self, images: Tensor, stream: Stream, per_channel: Tensor) -> Tensor:
-        return images + stream.normal(0.0, self.sigma, images.shape[1:]).to(images.dtype)
-
-    def _speckle(self, images: Tensor, stream: Stream, per_channel: Tensor) -> Tensor:
-        return images + images * stream.normal(0.0, self.sigma, images.shape[1:]).to(images.dtype)
-
-    def _impulse(self, salt: float) -> Callable[[Tensor, Stream, Tensor], Tensor]:
-        """One uniform a value: below amount·salt it becomes 1, below amount it becomes 0."""
-
-        def replaced(images: Tensor, stream: Stream, per_channel: Tensor) -> Tensor:
-            uniform = stream.uniform(shape=images.shape[1:])
-            extremes = (uniform < self.amount * salt).to(images.dtype)
-            return torch.where(uniform < self.amount, extremes, images)
-
-        return replaced
+        return by_group((mode == MODES.index("poisson")).long(), noisy)
 
     def _poisson(self, images: Tensor, stream: Stream, per_channel: Tensor) -> Tensor:
         levels = self._levels(images.detach(), per_channel)

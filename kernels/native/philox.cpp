@@ -66,7 +66,7 @@ CLONED void narrow(uint32_t* out, const int64_t* words, int64_t count) {
     for (int64_t i = 0; i < count; ++i) out[i] = static_cast<uint32_t>(words[i]);
 }
 
-CLONED void make_uniform(float* out, const uint32_t* words, int64_t count) {
+CLONED void uniform_numbers(float* out, const uint32_t* words, int64_t count) {
     for (int64_t i = 0; i < count; ++i) out[i] = high_bits(words[i]) * UNIT;
 }
 
@@ -80,7 +80,10 @@ CLONED void make_pairs(float* __restrict out, const uint32_t* __restrict words, 
     }
 }
 
-// `words` goes on to the end of the last pair, `out` need not.
+}  // namespace
+
+void make_uniform(float* out, const uint32_t* words, int64_t count) { uniform_numbers(out, words, count); }
+
 void make_normal(float* out, const uint32_t* words, int64_t count) {
     make_pairs(out, words, count / 2);
     if (count % 2) {
@@ -89,6 +92,8 @@ void make_normal(float* out, const uint32_t* words, int64_t count) {
         out[count - 1] = pair[0];
     }
 }
+
+namespace {
 
 template <typename T>
 void draw(T* out, const int64_t* coordinates, int64_t rows, int64_t count, int64_t threads,

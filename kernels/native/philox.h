@@ -17,6 +17,10 @@ constexpr int64_t ALONE = 1 << 16;
 // Words 0 to 3 of counters first, ..., first + blocks - 1 of one stream; coordinates: key, key, image, query, site.
 void fill_words(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks);
 
+// Numbers from words; those of normal ones go on to the end of the last pair, `out` need not.
+void make_uniform(float* out, const uint32_t* words, int64_t count);
+void make_normal(float* out, const uint32_t* words, int64_t count);
+
 // Calls make(row, first, blocks) for runs of at most TILE counters that cover `blocks` counters of each row.
 template <typename Make>
 void for_tiles(int64_t rows, int64_t blocks, int64_t threads, const Make& make) {

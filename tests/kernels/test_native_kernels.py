@@ -8,9 +8,11 @@ import torch
 
 from cannonade.errors import InputError
 from cannonade.kernels.blur import gaussian_blur
+from cannonade.kernels.device.noise import Settings
 from cannonade.kernels.histogram import clahe, equalise, replace_value, stretch
 from cannonade.kernels.median import box_median, disk_median
 from cannonade.kernels.nlm import nl_means
+from cannonade.kernels.noise import add_noise
 from cannonade.kernels.pointwise import shift_hsv, shift_lab, shift_xyz, shift_yuv
 from cannonade.kernels.seams import carve
 from cannonade.kernels.shrinkage import bayes_shrink
@@ -89,6 +91,10 @@ def carved(images, vertical, horizontal, **settings):
     return torch.where(inside[:, None], out, 0)
 
 
+def streams(count, generator):
+    return torch.randint(0, 1 << 32, (count, 5), generator=generator)
+
+
 def halves(count, generator):
     return torch.randint(0, 13, (count, 3, 2), generator=generator)
 
@@ -110,6 +116,12 @@ CASES = {
         1e-5,
         share=1e-3,
         settings={"constant_weights": True},
+    ),
+    "add_noise": Case(
+        lambda images, *own, **settings: add_noise(images, *own, Settings(0.02, 0.3, 0.3), **settings),
+        each(streams, integers(0, 2), between(0, 0.3)),
+        0,
+        2e-6,
     ),
     "carve": Case(carved, each(integers(0, 8), integers(0, 8))),
     "shift_hsv": Case(shift_hsv, each(between(-0.2, 0.2, 3)), 2e-6, 1e-3, share=2e-3),
