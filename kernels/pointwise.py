@@ -1,41 +1,26 @@
-"""Pointwise colour operations: shifts in HSV, LAB, XYZ and YUV, and a 3 × 3 colour matrix for each image."""
+"""Pointwise colour operations: shifts in HSV, LAB, XYZ and YUV, a 3 × 3 colour matrix for each image, and rounding."""
 
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
-from cannonade.kernels.backend import Backend, choose
-from cannonade.kernels.device.pointwise import shift_colours
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.colours import (
+    NOISE,
+    RGB_FROM_XYZ,
+    RGB_FROM_YUV,
+    WHITE,
+    XYZ_FROM_RGB,
+    YUV_FROM_RGB,
+    Matrix,
+)
+from cannonade.kernels.device.pointwise import Operation, pointwise, pointwise_adjoint_into, pointwise_into
+from cannonade.kernels.device.rows import Rows, Step
 
-Matrix = Sequence[Sequence[float]]
 Curve = Callable[[Tensor], Tensor]
-
-# scikit-image's constants: sRGB primaries with a D65 white, and BT.601 with analogue U and V.
-_XYZ_FROM_RGB = ((0.412453, 0.357580, 0.180423), (0.212671, 0.715160, 0.072169), (0.019334, 0.119193, 0.950227))
-_YUV_FROM_RGB = ((0.299, 0.587, 0.114), (-0.14714119, -0.28886916, 0.43601035), (0.61497538, -0.51496512, -0.10001026))
-_WHITE = (0.95047, 1.0, 1.08883)
-
-
-def _inverse(matrix: Matrix) -> Matrix:
-    rows: list[list[float]] = torch.tensor(matrix, dtype=torch.float64).inverse().tolist()
-    return rows
-
-
-_RGB_FROM_XYZ = _inverse(_XYZ_FROM_RGB)
-_RGB_FROM_YUV = _inverse(_YUV_FROM_RGB)
-
-# What native code is told: the matrices there and back, and the white.
-_LAB_CONSTANTS = [*chain(*_XYZ_FROM_RGB, *_RGB_FROM_XYZ), *_WHITE]
-_YUV_CONSTANTS = [*chain(*_YUV_FROM_RGB, *_RGB_FROM_YUV), *_WHITE]
-_NO_MATRICES = [0.0] * len(_YUV_CONSTANTS)
-
-# A chroma or value of 2⁻²⁰ or less is rounding noise of float32. Such pixels count as grey, or black: their hue, or
-# saturation, means nothing, and its gradient of 1/chroma would drown that of all other pixels.
-_NOISE = 2.0**-20
 
 
 class _Clip(torch.autograd.Function):
@@ -68,16 +53,35 @@ def clip(x: Tensor, low: float = 0.0, high: float = 1.0) -> Tensor:
     return out
 
 
-def _native(images: Tensor, backend: Backend) -> bool:
-    return choose(backend, images, native=images.dtype == torch.float32) == "native"
+class _Saturate(torch.autograd.Function):
+    """Clamping to [0, 1] that passes every gradient: for what leaves it by rounding alone."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x.clamp(0, 1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
 
 
-def _shifted(images: Tensor, shift: Tensor, constants: list[float], space: int) -> Tensor:
-    out: Tensor = shift_colours(images, shift.to(images.dtype), constants, space)
+def _compiled(images: Tensor, parameters: Tensor, operation: Operation, backend: Backend) -> Tensor | None:
+    """What another route than PyTorch makes of the images; None where PyTorch is the one to take."""
+    native = operation <= Operation.YUV and images.dtype == torch.float32
+    chosen = choose(backend, images, native=native, on_gpu=images.dtype in NARROW)
+    if chosen == "torch":
+        return None
+    out: Tensor = pointwise(images, parameters.float().flatten(1), int(operation), chosen)
     return out
 
 
-def colour_matrix(images: Tensor, matrix: Tensor) -> Tensor:
+def colour_matrix(images: Tensor, matrix: Tensor, backend: Backend = "auto") -> Tensor:
     """Multiply the colour of every pixel by the matrix of its image.
 
     Written out instead of a matrix product, so that it is never computed in TF32 and never depends on the batch.
@@ -85,10 +89,55 @@ def colour_matrix(images: Tensor, matrix: Tensor) -> Tensor:
     Args:
         images: [N, 3, H, W].
         matrix: [N, 3, 3], row = channel of the result. No gradient goes to it.
+        backend: "auto", "triton" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W], not clamped.
     """
+    compiled = _compiled(images, matrix, Operation.MATRIX, backend)
+    return _multiplied(images, matrix) if compiled is None else compiled
+
+
+def mix_channels(images: Tensor, matrix: Tensor, backend: Backend = "auto") -> Tensor:
+    """`colour_matrix` of weighted means, clamped to [0, 1].
+
+    A mean leaves [0, 1] by rounding alone, so the clamp does not cut the gradient of white.
+
+    Args:
+        images: [N, 3, H, W] in [0, 1].
+        matrix: [N, 3, 3] of rows that sum to 1. No gradient goes to it.
+        backend: "auto", "triton" or "torch"; they differ by rounding.
+
+    Returns:
+        [N, 3, H, W] in [0, 1], with the gradient of the product.
+    """
+    compiled = _compiled(images, matrix, Operation.MIX, backend)
+    if compiled is not None:
+        return compiled
+    out: Tensor = _Saturate.apply(_multiplied(images, matrix))
+    return out
+
+
+def round_colours(images: Tensor, scale: Tensor, backend: Backend = "auto") -> Tensor:
+    """Round each channel x to a multiple of 1/scale: round(x·scale)/scale, half to even.
+
+    Args:
+        images: [N, 3, H, W]. No gradient goes to it: that of a rounding is zero almost everywhere.
+        scale: [N, 3].
+        backend: "auto", "triton" or "torch"; of the same bits.
+
+    Returns:
+        [N, 3, H, W].
+    """
+    images = images.detach()
+    compiled = _compiled(images, scale, Operation.ROUND, backend)
+    if compiled is not None:
+        return compiled
+    scales = scale.to(images.dtype)[..., None, None]
+    return (images * scales).round_().div_(scales)
+
+
+def _multiplied(images: Tensor, matrix: Tensor) -> Tensor:
     columns = matrix.to(images.dtype)[..., None, None].unbind(2)
     red, green, blue = images.unbind(1)
     return columns[0] * red[:, None] + columns[1] * green[:, None] + columns[2] * blue[:, None]
@@ -109,12 +158,12 @@ def hsv_from_rgb(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     red, green, blue = images.unbind(1)
     value = images.amax(1)
     chroma = value - images.amin(1)
-    is_blue, is_green, is_coloured = blue == value, green == value, chroma > _NOISE
+    is_blue, is_green, is_coloured = blue == value, green == value, chroma > NOISE
     difference = torch.where(is_blue, red - green, torch.where(is_green, blue - red, green - blue))
     # The sextant's number as one scaled mask plus another: cheaper than a second chain of `where`.
     sextant = 4.0 * is_blue.to(images.dtype) + 2.0 * (is_green & ~is_blue).to(images.dtype)
     hue = (difference / torch.where(is_coloured, chroma, 1.0) + sextant) / 6.0 % 1.0
-    saturation = chroma / torch.where(value > _NOISE, value, 1.0)
+    saturation = chroma / torch.where(value > NOISE, value, 1.0)
     return torch.where(is_coloured, hue, 0.0), saturation, value
 
 
@@ -144,13 +193,14 @@ def shift_hsv(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tenso
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3].
-        backend: "auto", "native" or "torch"; they differ by rounding.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
-    if _native(images, backend):
-        return _shifted(images, shift, _NO_MATRICES, 0)
+    compiled = _compiled(images, shift, Operation.HSV, backend)
+    if compiled is not None:
+        return compiled
     shifts = shift.to(images.dtype)[..., None, None].unbind(1)
     moved = [clip(part + by) for part, by in zip(hsv_from_rgb(images), shifts, strict=True)]
     return rgb_from_hsv(*moved)
@@ -164,21 +214,22 @@ def shift_lab(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tenso
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3], in LAB's units.
-        backend: "auto", "native" or "torch"; they differ by rounding.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
-    if _native(images, backend):
-        return _shifted(images, shift, _LAB_CONSTANTS, 1)
+    compiled = _compiled(images, shift, Operation.LAB, backend)
+    if compiled is not None:
+        return compiled
     lightness, a, b = shift.to(images.dtype)[..., None, None].unbind(1)
     xyz = _xyz_from_rgb(images)
-    fx, fy, fz = (_curve(part / white, _lab, _lab_slope) for part, white in zip(xyz, _WHITE, strict=True))
+    fx, fy, fz = (_curve(part / white, _lab, _lab_slope) for part, white in zip(xyz, WHITE, strict=True))
     moved_fy = (clip(116.0 * fy - 16.0 + lightness, 0.0, 100.0) + 16.0) / 116.0
     moved_fx = fx - fy + a / 500.0 + moved_fy
     moved_fz = (fz - fy - b / 200.0 + moved_fy).clamp(min=0)
     parts = (moved_fx, moved_fy, moved_fz)
-    return _rgb_from_xyz([_curve(part, _cube, _cube_slope) * white for part, white in zip(parts, _WHITE, strict=True)])
+    return _rgb_from_xyz([_curve(part, _cube, _cube_slope) * white for part, white in zip(parts, WHITE, strict=True)])
 
 
 def shift_xyz(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tensor:
@@ -187,13 +238,14 @@ def shift_xyz(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tenso
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3].
-        backend: "auto", "native" or "torch"; they differ by rounding.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
-    if _native(images, backend):
-        return _shifted(images, shift, _LAB_CONSTANTS, 2)
+    compiled = _compiled(images, shift, Operation.XYZ, backend)
+    if compiled is not None:
+        return compiled
     shifts = shift.to(images.dtype)[..., None, None].unbind(1)
     xyz = _xyz_from_rgb(images)
     return _rgb_from_xyz([clip(part + by) for part, by in zip(xyz, shifts, strict=True)])
@@ -205,16 +257,36 @@ def shift_yuv(images: Tensor, shift: Tensor, backend: Backend = "auto") -> Tenso
     Args:
         images: [N, 3, H, W] in [0, 1].
         shift: [N, 3].
-        backend: "auto", "native" or "torch"; they differ by rounding.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
-    if _native(images, backend):
-        return _shifted(images, shift, _YUV_CONSTANTS, 3)
+    compiled = _compiled(images, shift, Operation.YUV, backend)
+    if compiled is not None:
+        return compiled
     shifts = shift.to(images.dtype)[..., None, None].unbind(1)
-    luma, u, v = (part + by for part, by in zip(_linear(images, _YUV_FROM_RGB), shifts, strict=True))
-    return clip(torch.stack(_linear(torch.stack((clip(luma), u, v), dim=1), _RGB_FROM_YUV), dim=1))
+    luma, u, v = (part + by for part, by in zip(_linear(images, YUV_FROM_RGB), shifts, strict=True))
+    return clip(torch.stack(_linear(torch.stack((clip(luma), u, v), dim=1), RGB_FROM_YUV), dim=1))
+
+
+def pointwise_step(operations: Tensor, parameters: Tensor, clamp: bool) -> Step:
+    """Each image's own list of operations, by launchers, in one pass.
+
+    Args:
+        operations: [M, L], `Operation`s in their order and −1 for none, a row for each image of a launch.
+        parameters: [M, L, P], as the functions of this file take them, matrices row by row; P at least 3.
+        clamp: clip to [0, 1] after each operation.
+    """
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        pointwise_into(out, images, operations, parameters, clamp)
+        return ()
+
+    def backward(to: Rows, grad: Rows, images: Rows) -> None:
+        pointwise_adjoint_into(to, grad, images, operations, parameters, clamp)
+
+    return Step(forward, backward)
 
 
 def _linear(images: Tensor, matrix: Matrix) -> list[Tensor]:
@@ -224,11 +296,11 @@ def _linear(images: Tensor, matrix: Matrix) -> list[Tensor]:
 
 
 def _xyz_from_rgb(images: Tensor) -> list[Tensor]:
-    return _linear(_curve(images, rgb_to_linear_rgb, _decode_slope), _XYZ_FROM_RGB)
+    return _linear(_curve(images, rgb_to_linear_rgb, _decode_slope), XYZ_FROM_RGB)
 
 
 def _rgb_from_xyz(parts: list[Tensor]) -> Tensor:
-    linear = torch.stack(_linear(torch.stack(parts, dim=1), _RGB_FROM_XYZ), dim=1)
+    linear = torch.stack(_linear(torch.stack(parts, dim=1), RGB_FROM_XYZ), dim=1)
     return clip(_curve(linear, linear_rgb_to_rgb, _encode_slope))
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws, Stream
-from cannonade.kernels.pointwise import colour_matrix
-from cannonade.transforms.base import Gradient, Params, Transform, straight_through
+from cannonade.kernels.pointwise import mix_channels
+from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_range
 
 
@@ -16,15 +16,6 @@ def _weights(stream: Stream, count: int) -> Tensor:
     """[N, count] float32: uniform numbers over their sum, which 2⁻²⁴ as the least of them keeps from being 0."""
     numbers = stream.uniform(2.0**-24, 1.0, (count,))
     return numbers / numbers.sum(1, keepdim=True)
-
-
-def _mixed(images: Tensor, matrix: Tensor) -> Tensor:
-    """The images times matrices whose rows are weighted means.
-
-    A mean leaves [0, 1] by rounding alone, so the clamp must not cut the gradient of white.
-    """
-    out = colour_matrix(images, matrix)
-    return straight_through(out.detach().clamp(0, 1), out)
 
 
 def _mix_of_others(channel: Tensor, weights: Tensor) -> Tensor:
@@ -56,7 +47,7 @@ class GreyScaleMix(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Mix the channels of each image."""
-        return _mixed(images, params["weights"][:, None].expand(-1, 3, -1))
+        return mix_channels(images, params["weights"][:, None].expand(-1, 3, -1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +77,7 @@ class GreyScalePartialMix(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Mix grey into the channels of each image."""
         kept = params["kept"][:, :, None]
-        return _mixed(images, kept * _identity(kept) + (1 - kept) * params["weights"][:, None])
+        return mix_channels(images, kept * _identity(kept) + (1 - kept) * params["weights"][:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +99,7 @@ class TwoThirdsGreyScaleMix(Transform):
         """Mix two channels of each image."""
         mix = _mix_of_others(params["channel"], params["weights"])
         kept = _identity(mix)[params["channel"]][:, :, None]
-        return _mixed(images, kept * _identity(mix) + (1 - kept) * mix[:, None])
+        return mix_channels(images, kept * _identity(mix) + (1 - kept) * mix[:, None])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,4 +133,4 @@ class OneChannelPartialGrey(Transform):
         """Mix grey into one channel of each image."""
         mix = _mix_of_others(params["channel"], params["weights"])
         moved = (_identity(mix)[params["channel"]] * params["share"][:, None])[:, :, None]
-        return _mixed(images, (1 - moved) * _identity(mix) + moved * mix[:, None])
+        return mix_channels(images, (1 - moved) * _identity(mix) + moved * mix[:, None])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
+from cannonade.kernels.pointwise import round_colours
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 from cannonade.transforms.scaling import check_probability, check_range
 
@@ -41,5 +42,4 @@ class ColourPrecisionReduction(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Round each channel to its scale."""
-        scale = params["scale"].to(images.dtype)[:, :, None, None]
-        return straight_through((images.detach() * scale).round_().div_(scale), images)
+        return straight_through(round_colours(images, params["scale"]), images)
