@@ -164,8 +164,7 @@ struct Hsv {
         const float turn = (c.difference / (c.coloured ? c.chroma : 1.0f) + sextant) / 6.0f;
         const float hue = turn < 0.0f ? turn + 1.0f : turn;
         c.hue = (c.coloured ? hue : 0.0f) + shift.a;
-        const float saturation = c.chroma / (c.value > NOISE ? c.value : 1.0f);
-        c.saturation = (c.coloured ? saturation : 0.0f) + shift.b;
+        c.saturation = c.chroma / (c.value > NOISE ? c.value : 1.0f) + shift.b;
         c.light = c.value + shift.c;
         return c;
     }
@@ -197,8 +196,8 @@ struct Hsv {
         float of_value = passed(grad.a + grad.b + grad.c - saturation * pull, c.light, 0, 1);
         const float chroma = c.coloured ? c.chroma : 1.0f, bright = c.value > NOISE ? c.value : 1.0f;
         const float of_difference = c.coloured ? of_hue / 6.0f / chroma : 0.0f;
-        const float of_chroma = c.coloured ? of_saturation / bright - of_difference * c.difference / chroma : 0.0f;
-        of_value -= c.coloured & (c.value > NOISE) ? of_saturation * c.chroma / (bright * bright) : 0.0f;
+        const float of_chroma = of_saturation / bright - of_difference * c.difference / chroma;
+        of_value -= c.value > NOISE ? of_saturation * c.chroma / (bright * bright) : 0.0f;
         of_value += of_chroma;
         // Largest and smallest channels share their gradients among equals.
         const float most = (x.a == c.value ? 1.0f : 0.0f) + (x.b == c.value ? 1.0f : 0.0f) + (x.c == c.value ? 1.0f : 0.0f);

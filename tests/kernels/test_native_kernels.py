@@ -243,3 +243,17 @@ def test_wavelet_shrinkage(wavelet, shifts, shape):
         results.append((out.detach(), *torch.autograd.grad(out, leaf, weights)))
     for ours, reference in zip(*results, strict=True):
         torch.testing.assert_close(ours, reference, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("grey", [0.5, 0.0], ids=["nearly grey", "nearly black"])
+def test_hsv_of_colours_at_the_threshold(grey):
+    """Saturation means something where hue no longer does: slopes of 10⁵ must agree to their last bits."""
+    generator = torch.Generator().manual_seed(0)
+    images = (grey + torch.rand(2, 3, 16, 16, generator=generator) * 3e-6).clamp(0, 1)
+    shift = torch.tensor([[0.03, 0.02, -0.01], [0.02, 0.03, 0.04]])
+    case = CASES["shift_hsv"]
+    ours, reference = (
+        forward_backward(case, images, [shift], torch.ones_like(images), backend) for backend in ("native", "torch")
+    )
+    torch.testing.assert_close(ours[0], reference[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(ours[1], reference[1], rtol=1e-6, atol=1e-4)
