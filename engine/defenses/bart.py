@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from cannonade.defenses.executor import execute
-from cannonade.defenses.program import Launch, layouts, schedule
+from cannonade.defenses.executor import execute, on_rows
+from cannonade.defenses.planning import plan
+from cannonade.defenses.program import layouts
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.spec import build
@@ -150,15 +151,9 @@ class BaRT(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Execute each image's program."""
-        tables = layouts(self.members, images.shape[2:])
-        plan = list(schedule(params["steps"], self._serial))
-        # All places in one copy to the device.
-        places = torch.tensor([[place for _, own, _ in plan for place in own], [at for *_, own in plan for at in own]])
-        cut = places.to(images.device, torch.int64, non_blocking=True).split([len(rows) for _, rows, _ in plan], dim=1)
-        launches = []
-        for (position, rows, _), (index, stages) in zip(plan, cut, strict=True):
-            own = tables[position].unpack(params["floats"][index, stages], params["ints"][index, stages])
-            launches.append(Launch(self.members[position], rows, index, own, self.clamp))
+        launches = plan(
+            self.members, params, images.shape[2:], serial=self._serial, clamp=self.clamp, by_rows=on_rows(images)
+        )
         return execute(images, launches, self.checkpoint)
 
     def program(self, params: Params, row: int, shape: torch.Size) -> list[tuple[Transform, Params]]:

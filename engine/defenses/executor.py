@@ -10,7 +10,12 @@ from torch.autograd.function import once_differentiable
 
 from cannonade.defenses.program import Launch
 from cannonade.kernels.backend import choose
-from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.device.rows import Rows
+
+
+def on_rows(images: Tensor) -> bool:
+    """Whether programs run by launchers where there are some: on a GPU."""
+    return choose("auto", images, on_gpu=images.dtype == torch.float32) == "triton"
 
 
 def execute(images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
@@ -19,7 +24,7 @@ def execute(images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Ten
     Args:
         checkpoint: keep only each launch's input and run it again in backward.
     """
-    by_rows = choose("auto", images, on_gpu=images.dtype == torch.float32) == "triton"
+    by_rows = on_rows(images)
     if torch.is_grad_enabled() and images.requires_grad:
         result: Tensor = (_OnRows if by_rows else _Program).apply(images, launches, checkpoint)
         return result
@@ -80,14 +85,12 @@ class _Move:
     """One launch in a buffer.
 
     Attributes:
-        step: its launchers, None where the transform has none.
         reads, writes: rows of the buffer, [M] int64.
         grad_reads, grad_writes: rows of the gradients' buffer.
         kept: what backward needs beside the input; or the launch by autograd.
     """
 
     launch: Launch
-    step: Step | None
     reads: Tensor
     writes: Tensor
     grad_reads: Tensor
@@ -121,28 +124,26 @@ class _Buffer:
         *columns, final = places.to(images.device, non_blocking=True).split(
             [*(len(launch.rows) for launch in launches), count], dim=1
         )
-        self.moves = [
-            _Move(launch, _step(launch), *own.unbind(0)) for launch, own in zip(launches, columns, strict=True)
-        ]
+        self.moves = [_Move(launch, *own.unbind(0)) for launch, own in zip(launches, columns, strict=True)]
         self.ends, self.grad_ends = final[:2]
 
     def run(self) -> Tensor:
         """Launch everything without gradient: [N, 3, H, W]."""
         for move in self.moves:
-            if move.step is None:
+            if move.launch.step is None:
                 self.buffer[move.writes] = move.launch(self.buffer[move.reads])
             else:
-                move.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
+                move.launch.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
         return self.buffer[self.ends]
 
     def run_keeping(self, checkpoint: bool) -> Tensor:
         """Launch everything and keep what backward needs."""
         for move in self.moves:
-            if move.step is None:
+            if move.launch.step is None:
                 move.link = _Link(move.launch, self.buffer[move.reads], checkpoint)
                 self.buffer[move.writes] = move.link.value()
             else:
-                move.kept = move.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
+                move.kept = move.launch.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
         return self.buffer[self.ends]
 
     def pull(self, grad: Tensor) -> Tensor:
@@ -153,18 +154,14 @@ class _Buffer:
             # An image's gradient goes to and fro too, the other way.
             if move.link is not None:
                 gradients[move.grad_writes] = move.link.pull(gradients[move.grad_reads])
-            elif move.step is not None:
-                move.step.backward(
+            elif move.launch.step is not None:
+                move.launch.step.backward(
                     Rows(gradients, move.grad_writes),
                     Rows(gradients, move.grad_reads),
                     Rows(self.buffer, move.reads),
                     *move.kept,
                 )
         return gradients[: len(grad)]
-
-
-def _step(launch: Launch) -> Step | None:
-    return None if launch.clamps else launch.transform.step(launch.params)
 
 
 class _OnRows(torch.autograd.Function):

@@ -1,8 +1,8 @@
 """Programs: a list of transforms per image, packed in tables, and executed without a barrier between stages."""
 
 from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
+from cannonade.kernels.device.rows import Step
 from cannonade.kernels.pointwise import clip
 from cannonade.transforms.base import Params, Transform
 
@@ -52,30 +53,67 @@ def layouts(members: tuple[Transform, ...], size: torch.Size) -> list[Layout]:
     return [Layout(member.sample(draws, torch.Size((0, 3, *size)))) for member in members]
 
 
-def schedule(steps: Tensor, serial: Collection[int]) -> Iterator[tuple[int, list[int], list[int]]]:
+@dataclass(frozen=True)
+class Turn:
+    """What an image does next: one step of its program, or several that are one pass over its pixels.
+
+    Attributes:
+        key: what is run: a transform's number, or that of the first of those that run together.
+        stage: of its first step.
+        steps: the numbers of the transforms, more than one only where they run together.
+    """
+
+    key: int
+    stage: int
+    steps: tuple[int, ...]
+
+
+def turns(program: Sequence[int], together: Collection[int]) -> list[Turn]:
+    """A program, −1 for no step, cut into turns: consecutive steps of transforms that run together are one."""
+    found: list[Turn] = []
+    for stage, step in enumerate(program):
+        if step < 0:
+            continue
+        key = min(together) if step in together else step
+        last = found[-1] if found else None
+        if last is not None and step in together and last.key == key and last.stage + len(last.steps) == stage:
+            found[-1] = Turn(key, last.stage, (*last.steps, step))
+        else:
+            found.append(Turn(key, stage, (step,)))
+    return found
+
+
+def schedule(
+    steps: Tensor, serial: Collection[int], together: Collection[int] = ()
+) -> Iterator[tuple[int, list[int], list[Turn]]]:
     """What to run when: the transform that most images wait for, as soon as they do.
 
     Args:
         steps: [N, k] int64, each image's transforms in order; −1 for none.
         serial: transforms that wait until every image that will need them is there. Their cost is a serial chain, whatever
             the number of images: better late and together than early and twice.
+        together: transforms that are run as if they were one, several steps of an image in one pass.
 
     Returns:
-        (transform, rows, each row's stage), until every program is done.
+        (transform, or the least of those together; rows; each row's turn), until every program is done.
     """
-    programs = [[step for step in program if step >= 0] for program in steps.tolist()]
-    stage = [0] * len(programs)
+    programs = [turns(program, together) for program in steps.tolist()]
+    place = [0] * len(programs)
     while True:
-        waiting = Counter(program[at] for program, at in zip(programs, stage, strict=True) if at < len(program))
+        waiting = Counter(program[at].key for program, at in zip(programs, place, strict=True) if at < len(program))
         if not waiting:
             return
-        to_come = Counter(step for program, at in zip(programs, stage, strict=True) for step in program[at:])
-        ready = [step for step, count in waiting.items() if step not in serial or to_come[step] == count]
-        step = max(ready or waiting, key=lambda candidate: (waiting[candidate], -candidate))
-        rows = [row for row, program in enumerate(programs) if program[stage[row] : stage[row] + 1] == [step]]
-        yield step, rows, [stage[row] for row in rows]
+        to_come = Counter(turn.key for program, at in zip(programs, place, strict=True) for turn in program[at:])
+        ready = [key for key, count in waiting.items() if key not in serial or to_come[key] == count]
+        key = max(ready or waiting, key=lambda candidate: (waiting[candidate], -candidate))
+        rows = [
+            row
+            for row, (program, at) in enumerate(zip(programs, place, strict=True))
+            if at < len(program) and program[at].key == key
+        ]
+        yield key, rows, [programs[row][place[row]] for row in rows]
         for row in rows:
-            stage[row] += 1
+            place[row] += 1
 
 
 @dataclass(frozen=True)
@@ -85,18 +123,22 @@ class Launch:
     Attributes:
         rows: their numbers, ascending.
         index: the same as a tensor, [M] int64 where the images are.
-        params: of the transform, a row for each of them.
+        transform: what is run, with `params`, a row for each of the images.
         clamp: whether to clamp to [0, 1] what the transform does not keep there by itself.
+        step: the same by launchers, where there are some; all there is for transforms that run together.
     """
 
-    transform: Transform
     rows: list[int]
     index: Tensor
-    params: Params
-    clamp: bool
+    transform: Transform | None = None
+    params: Params = field(default_factory=dict)
+    clamp: bool = False
+    step: Step | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Transform the rows that wait: [M, 3, H, W] to the same."""
+        if self.transform is None:
+            raise InputError("transforms that run together run by launchers only")
         out = self.transform.transform(images, self.params)
         if out.shape != images.shape:
             raise InputError(f"bart: a transform must keep the size of images, {self.transform.name} does not")
@@ -105,4 +147,4 @@ class Launch:
     @property
     def clamps(self) -> bool:
         """Whether a clamp is left to do."""
-        return self.clamp and not self.transform.keeps_range
+        return self.clamp and self.transform is not None and not self.transform.keeps_range

@@ -15,7 +15,9 @@ from torch.autograd.function import once_differentiable
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.kernels.backend import choose
+from cannonade.kernels.device.pointwise import Operation
 from cannonade.kernels.device.rows import Step
+from cannonade.kernels.pointwise import pointwise_step
 
 Params = Mapping[str, Tensor]
 
@@ -94,6 +96,7 @@ class Transform(ABC):
         least_side: the smallest height and width that it can transform.
         in_slices: when a CPU does well to take a few images at a time and to compute again in backward: as PyTorch's chain of
             many light operations, whose intermediate results would fill the memory and miss the cache.
+        operation: the colour operation that it is, where it is one; see `operation_parameters`.
         example: constructor arguments of a small example, where the defaults alone make nothing that can run.
     """
 
@@ -102,6 +105,8 @@ class Transform(ABC):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     least_side: ClassVar[int] = 2
     in_slices: ClassVar[Literal["never", "without native code", "always"]] = "never"
+
+    operation: ClassVar[Operation | None] = None
 
     backward: Literal["own", "identity"] = "own"
 
@@ -147,7 +152,15 @@ class Transform(ABC):
         Args:
             params: what `sample` returned.
         """
-        return None
+        if self.operation is None:
+            return None
+        parameters = self.operation_parameters(params)
+        numbers = torch.full((len(parameters), 1), int(self.operation), device=parameters.device)
+        return pointwise_step(numbers, parameters[:, None], clamp=False)
+
+    def operation_parameters(self, params: Params) -> Tensor:
+        """Of a colour operation that a kernel runs in registers: [N, P] float32, as the kernel takes them."""
+        raise NotImplementedError(f"{self.name} is not a colour operation")
 
     def transform(self, images: Tensor, params: Params) -> Tensor:
         """`apply` in the precision and with the backward asked for: half precision is computed in float32.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
+from cannonade.kernels.device.pointwise import Operation
 from cannonade.kernels.pointwise import shift_hsv, shift_lab, shift_xyz, shift_yuv
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_range
@@ -20,8 +21,19 @@ def _draw(draws: Draws, *ranges: Range) -> Params:
     return {"shift": draws.site(0).uniform(low, high, (3,))}
 
 
+class _Shift(Transform):
+    """What the four have in common."""
+
+    gradient: ClassVar[Gradient] = Gradient.EXACT
+    in_slices = "without native code"
+
+    def operation_parameters(self, params: Params) -> Tensor:
+        """The shift."""
+        return params["shift"]
+
+
 @dataclass(frozen=True, kw_only=True)
-class HsvShift(Transform):
+class HsvShift(_Shift):
     """Add to hue, saturation and value, and clip each to [0, 1].
 
     Gradient: exact, the zeros of the clips included. Pixels grey to 2⁻²⁰ pass none through the hue.
@@ -33,8 +45,7 @@ class HsvShift(Transform):
         saturation, value: ends of the shifts.
     """
 
-    gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices = "without native code"
+    operation = Operation.HSV
 
     hue: Range = (-0.05, 0.05)
     saturation: Range = (-0.25, 0.25)
@@ -55,7 +66,7 @@ class HsvShift(Transform):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabShift(Transform):
+class LabShift(_Shift):
     """Add to L, a and b of CIE LAB (D65), and clip L to [0, 100].
 
     Gradient: exact, the zeros of the clips included.
@@ -67,8 +78,7 @@ class LabShift(Transform):
         a, b: ends of the shifts of the two chroma coordinates.
     """
 
-    gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices = "without native code"
+    operation = Operation.LAB
 
     lightness: Range = (-5.0, 5.0)
     a: Range = (-2.0, 2.0)
@@ -89,7 +99,7 @@ class LabShift(Transform):
 
 
 @dataclass(frozen=True, kw_only=True)
-class XyzShift(Transform):
+class XyzShift(_Shift):
     """Add to X, Y and Z of CIE XYZ, and clip each to [0, 1].
 
     Gradient: exact, the zeros of the clips included.
@@ -100,8 +110,7 @@ class XyzShift(Transform):
         x, y, z: ends of the shifts.
     """
 
-    gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices = "without native code"
+    operation = Operation.XYZ
 
     x: Range = (-0.05, 0.05)
     y: Range = (-0.05, 0.05)
@@ -121,7 +130,7 @@ class XyzShift(Transform):
 
 
 @dataclass(frozen=True, kw_only=True)
-class YuvShift(Transform):
+class YuvShift(_Shift):
     """Add to Y, U and V, and clip Y to [0, 1].
 
     Gradient: exact, the zeros of the clips included.
@@ -133,8 +142,7 @@ class YuvShift(Transform):
         u, v: ends of the shifts of the two chroma coordinates.
     """
 
-    gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices = "without native code"
+    operation = Operation.YUV
 
     luma: Range = (-0.05, 0.05)
     u: Range = (-0.02, 0.02)

@@ -1,5 +1,6 @@
 """BaRT group 9: mixes of the channels towards grey."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws, Stream
+from cannonade.kernels.device.pointwise import Operation
 from cannonade.kernels.pointwise import mix_channels
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_range
@@ -30,8 +32,27 @@ def _identity(like: Tensor) -> Tensor:
     return torch.eye(3, dtype=like.dtype, device=like.device)
 
 
+class _Mix(Transform):
+    """A matrix for each image, of weighted means of its channels."""
+
+    gradient: ClassVar[Gradient] = Gradient.EXACT
+    operation = Operation.MIX
+
+    @abstractmethod
+    def matrix(self, params: Params) -> Tensor:
+        """[N, 3, 3], row = channel of the result; each row sums to 1."""
+
+    def apply(self, images: Tensor, params: Params) -> Tensor:
+        """Mix the channels of each image."""
+        return mix_channels(images, self.matrix(params))
+
+    def operation_parameters(self, params: Params) -> Tensor:
+        """The matrices, row by row."""
+        return self.matrix(params).flatten(1)
+
+
 @dataclass(frozen=True, kw_only=True)
-class GreyScaleMix(Transform):
+class GreyScaleMix(_Mix):
     """All three channels become one weighted mean of them.
 
     Gradient: exact; the result is linear in the image.
@@ -39,19 +60,17 @@ class GreyScaleMix(Transform):
     Source: Raff et al., CVPR 2019, group 9.
     """
 
-    gradient: ClassVar[Gradient] = Gradient.EXACT
-
     def sample(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `weights`: [N, 3] float32, uniform numbers over their sum."""
         return {"weights": _weights(draws.site(0), 3)}
 
-    def apply(self, images: Tensor, params: Params) -> Tensor:
-        """Mix the channels of each image."""
-        return mix_channels(images, params["weights"][:, None].expand(-1, 3, -1))
+    def matrix(self, params: Params) -> Tensor:
+        """The weights in every row."""
+        return params["weights"][:, None].expand(-1, 3, -1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreyScalePartialMix(Transform):
+class GreyScalePartialMix(_Mix):
     """Each channel moves towards one weighted mean of all three, by its own share.
 
     Gradient: exact; the result is linear in the image.
@@ -61,8 +80,6 @@ class GreyScalePartialMix(Transform):
     Attributes:
         least: smallest share p of itself that a channel keeps: p is the larger of `least` and U(0, 1).
     """
-
-    gradient: ClassVar[Gradient] = Gradient.EXACT
 
     least: float = 0.2
 
@@ -74,14 +91,14 @@ class GreyScalePartialMix(Transform):
         kept = draws.site(1).uniform(shape=(3,)).clamp(min=self.least)
         return {"weights": _weights(draws.site(0), 3), "kept": kept}
 
-    def apply(self, images: Tensor, params: Params) -> Tensor:
+    def matrix(self, params: Params) -> Tensor:
         """Mix grey into the channels of each image."""
         kept = params["kept"][:, :, None]
-        return mix_channels(images, kept * _identity(kept) + (1 - kept) * params["weights"][:, None])
+        return kept * _identity(kept) + (1 - kept) * params["weights"][:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoThirdsGreyScaleMix(Transform):
+class TwoThirdsGreyScaleMix(_Mix):
     """Two channels become one weighted mean of them; the third is kept.
 
     Gradient: exact; the result is linear in the image.
@@ -89,21 +106,19 @@ class TwoThirdsGreyScaleMix(Transform):
     Source: Raff et al., CVPR 2019, group 9.
     """
 
-    gradient: ClassVar[Gradient] = Gradient.EXACT
-
     def sample(self, draws: Draws, shape: torch.Size) -> Params:
         """Draw `channel`: [N] int64, the one kept, and `weights`: [N, 2] float32, of the others in ascending order."""
         return {"channel": draws.site(0).integers(0, 2), "weights": _weights(draws.site(1), 2)}
 
-    def apply(self, images: Tensor, params: Params) -> Tensor:
+    def matrix(self, params: Params) -> Tensor:
         """Mix two channels of each image."""
         mix = _mix_of_others(params["channel"], params["weights"])
         kept = _identity(mix)[params["channel"]][:, :, None]
-        return mix_channels(images, kept * _identity(mix) + (1 - kept) * mix[:, None])
+        return kept * _identity(mix) + (1 - kept) * mix[:, None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneChannelPartialGrey(Transform):
+class OneChannelPartialGrey(_Mix):
     """One channel moves towards a weighted mean of the other two, which are kept.
 
     Gradient: exact; the result is linear in the image.
@@ -113,8 +128,6 @@ class OneChannelPartialGrey(Transform):
     Attributes:
         share: ends of the share p of the mean in the result p·mean + (1 − p)·channel, uniform.
     """
-
-    gradient: ClassVar[Gradient] = Gradient.EXACT
 
     share: tuple[float, float] = (0.1, 0.9)
 
@@ -129,8 +142,8 @@ class OneChannelPartialGrey(Transform):
             "share": draws.site(2).uniform(*self.share),
         }
 
-    def apply(self, images: Tensor, params: Params) -> Tensor:
+    def matrix(self, params: Params) -> Tensor:
         """Mix grey into one channel of each image."""
         mix = _mix_of_others(params["channel"], params["weights"])
         moved = (_identity(mix)[params["channel"]] * params["share"][:, None])[:, :, None]
-        return mix_channels(images, (1 - moved) * _identity(mix) + moved * mix[:, None])
+        return (1 - moved) * _identity(mix) + moved * mix[:, None]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
+from cannonade.kernels.device.pointwise import Operation
 from cannonade.kernels.pointwise import round_colours
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 from cannonade.transforms.scaling import check_probability, check_range
@@ -26,6 +27,7 @@ class ColourPrecisionReduction(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.STRAIGHT_THROUGH
+    operation = Operation.ROUND
 
     scale: tuple[int, int] = (8, 200)
     shared: float = 0.5
@@ -43,3 +45,7 @@ class ColourPrecisionReduction(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Round each channel to its scale."""
         return straight_through(round_colours(images, params["scale"]), images)
+
+    def operation_parameters(self, params: Params) -> Tensor:
+        """The scales."""
+        return params["scale"].float()

@@ -111,9 +111,9 @@ def test_schedule_runs_every_step_once_in_order_and_holds_serial_ones_back():
     steps = bart._choose(draws_for(32))
     reached = [0] * 32
     launches = Counter()
-    for position, rows, stages in schedule(steps, bart._serial):
+    for position, rows, own in schedule(steps, bart._serial):
         launches[position] += 1
-        for row, stage in zip(rows, stages, strict=True):
+        for row, stage in zip(rows, (turn.stage for turn in own), strict=True):
             assert reached[row] == stage
             assert steps[row, stage] == position
             reached[row] += 1

@@ -5,9 +5,9 @@ import torch
 
 from cannonade.defenses import executor
 from cannonade.defenses.bart import BaRT
+from cannonade.defenses.program import Turn, schedule, turns
 from cannonade.draws import Draws, Phase
 from cannonade.transforms.base import Transform
-from cannonade.transforms.denoising import GaussianBlur
 
 COUNT = 5
 
@@ -41,8 +41,9 @@ def on_rows(monkeypatch):
 @pytest.mark.parametrize("settings", [{}, {"random_k": True}, {"checkpoint": True}, {"clamp": False}], ids=str)
 def test_rows_of_a_buffer_hold_the_same_bits(on_rows, monkeypatch, settings):
     bart, x = BaRT(k=4, **settings), images(32, 32)
-    monkeypatch.setattr(Transform, "step", lambda *_: None)
-    monkeypatch.setattr(GaussianBlur, "step", lambda *_: None)
+    for kind in (*BaRT(k=1).members, Transform):
+        monkeypatch.setattr(kind if isinstance(kind, type) else type(kind), "step", lambda *_: None)
+        monkeypatch.setattr(kind if isinstance(kind, type) else type(kind), "operation", None)
     ours = run(bart, x)
     monkeypatch.setattr(executor, "choose", lambda *_, **__: "torch")
     for own, expected in zip(ours, run(bart, x), strict=True):
@@ -63,10 +64,30 @@ def test_no_images_and_empty_programs(on_rows):
 
 @pytest.mark.interpreter
 def test_launchers_in_programs(on_rows, monkeypatch, device):
-    """Transforms with launchers between some without, in every order."""
-    bart = BaRT(k=3, transforms=("gaussian_blur(sigma=(0.1, 0.7))", "yuv_shift", "colour_precision_reduction"))
+    """Transforms with launchers and one without, in every order; colour operations run together, several in one pass."""
+    names = (
+        "gaussian_blur(sigma=(0.1, 0.7))",
+        "yuv_shift",
+        "grey_scale_mix",
+        "random_zoom",
+        "noise_injection(modes=('salt',))",
+    )
+    bart = BaRT(k=4, groups=False, transforms=names, random_k=True)
     x = images(9, 14).to(device)
     ours = run(bart, x)
     monkeypatch.setattr(executor, "choose", lambda *_, **__: "torch")
     for own, expected in zip(ours, run(bart, x), strict=True):
         torch.testing.assert_close(own, expected, rtol=0, atol=1e-5)
+
+
+def test_consecutive_colour_operations_are_one_turn():
+    assert turns([3, 1, 2, -1, 5], {1, 2, 5}) == [Turn(3, 0, (3,)), Turn(1, 1, (1, 2)), Turn(1, 4, (5,))]
+    assert turns([1, 2, 5], {1, 2, 5}) == [Turn(1, 0, (1, 2, 5))]
+    assert turns([1, 1], set()) == [Turn(1, 0, (1,)), Turn(1, 1, (1,))]
+    steps = torch.tensor([[3, 1, 2], [1, 2, 3], [2, 3, 1]])
+    order = [(key, rows, [turn.steps for turn in own]) for key, rows, own in schedule(steps, (), {1, 2})]
+    assert order == [
+        (1, [1, 2], [(1, 2), (2,)]),
+        (3, [0, 1, 2], [(3,)] * 3),
+        (1, [0, 2], [(1, 2), (1,)]),
+    ]
