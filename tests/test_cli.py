@@ -164,6 +164,11 @@ def test_interrupted_evaluation_ends_with_130_and_resumes(tmp_path):
     assert process.returncode == 130, printed
     assert "--resume goes on" in printed
     assert not (out / "summary.json").exists()
+    limited = subprocess.run(
+        [*PROGRAM, *arguments, "--resume", "--max-gradients", "1"], check=False, capture_output=True, text=True
+    )
+    assert limited.returncode == 3, limited.stdout
+    assert "a limit was reached" in limited.stdout
     assert subprocess.run([*PROGRAM, *arguments, "--resume"], check=False, capture_output=True).returncode == 0
     records = [json.loads(line) for line in (out / "images.jsonl").read_text().splitlines()]
     assert len(records) == 5

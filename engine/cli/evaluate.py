@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import app, console, new_directory
-from cannonade.cli.progress import print_table, run_with_progress
+from cannonade.cli.progress import Limits, print_table, run_with_progress
 from cannonade.errors import InputError
 
 
@@ -42,12 +42,14 @@ def evaluate(
     join: Annotated[
         bool, typer.Option(help="Share the run in --out with other processes that join it; torchrun's always do.")
     ] = False,
+    max_seconds: Annotated[float | None, typer.Option(help="Stop after the batch in which they are over.")] = None,
+    max_gradients: Annotated[int | None, typer.Option(help="Stop after the batch in which the run reaches it.")] = None,
 ) -> None:
     """Attack a defended classifier and judge it by majority vote.
 
-    Interrupted once (Ctrl-C), it finishes its batch and ends with status 130; --resume goes on, after a kill too, with the same
-    numbers as if nothing had happened. Several processes share a run with --join, or under torchrun: each takes the next batch
-    that nobody has, and those of a process that dies. Status 2 is bad input.
+    Interrupted once (Ctrl-C), it finishes its batch and ends with status 130, at a limit with status 3; --resume goes on, after
+    a kill too, with the same numbers as if nothing had happened. Several processes share a run with --join, or under torchrun:
+    each takes the next batch that nobody has, and those of a process that dies. Status 2 is bad input.
     """
     import torch
 
@@ -63,8 +65,8 @@ def evaluate(
         model=model, weights=weights, data=data, defense=defense, attack=attack, samples=eot, average=average, votes=votes,
         target=target, limit=limit, batch=batch, chunk=chunk, seed=seed, device=device, restrict=restrict, precision=precision,
     )  # fmt: skip
-    directory = out or new_directory()
-    rows = [run_with_progress(plan, directory, "join" if join else "resume" if resume else "new")]
+    directory, limits = out or new_directory(), Limits(max_seconds, max_gradients)
+    rows = [run_with_progress(plan, directory, "join" if join else "resume" if resume else "new", limits)]
     page = write_report([directory], directory)
     print_table(rows)
     console.print(f"run directory: {directory}\nreport: {page}", highlight=False, soft_wrap=True)

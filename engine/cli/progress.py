@@ -1,8 +1,10 @@
 """A run on the terminal: its progress, and the table at its end."""
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +14,31 @@ if TYPE_CHECKING:
     from cannonade.evaluation.run import Mode, Plan
 
 
-def run_with_progress(plan: "Plan", directory: Path, mode: "Mode" = "new") -> tuple[str, dict[str, Any]]:
+@dataclass(frozen=True)
+class Limits:
+    """When to stop, after the batch that is under way.
+
+    Attributes:
+        seconds: that this process may take.
+        gradients: that the run may take, those of earlier processes included.
+    """
+
+    seconds: float | None = None
+    gradients: int | None = None
+
+
+def run_with_progress(
+    plan: "Plan", directory: Path, mode: "Mode" = "new", limits: Limits | None = None
+) -> tuple[str, dict[str, Any]]:
     """Run a plan into a directory; returns the defense's call and the summary.
 
     Raises:
-        typer.Exit: with status 130, where the user interrupted the run; the batch was finished and the run can go on.
+        typer.Exit: with status 130 where the user interrupted the run, 3 where a limit did; it can go on later.
     """
     import typer
+
+    limits = limits or Limits()
+    began = time.monotonic()
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from cannonade.evaluation.run import run
@@ -47,17 +67,22 @@ def run_with_progress(plan: "Plan", directory: Path, mode: "Mode" = "new") -> tu
             progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         with _interruptible(notice) as interrupted:
-            summary = run(plan, directory, finished, mode=mode, stop=interrupted, notice=notice)
+
+            def stop(so_far: dict[str, Any]) -> bool:
+                late = limits.seconds is not None and time.monotonic() - began >= limits.seconds
+                spent = limits.gradients is not None and so_far["gradients"] >= limits.gradients
+                return late or spent or interrupted()
+
+            summary = run(plan, directory, finished, mode=mode, stop=stop, notice=notice)
+            asked = interrupted()
         hook.remove()
         progress.update(task, completed=1, total=1)
     if summary["images"] < len(plan.source):
-        console.print(
-            f"stopped after {summary['images']} of {len(plan.source)} images; the same command with "
-            f"--out {directory} --resume goes on",
-            highlight=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(130)
+        why = "interrupted" if asked else "a limit was reached"
+        done = f"stopped after {summary['images']} of {len(plan.source)} images"
+        text = f"{why}: {done}; the same command with --out {directory} --resume goes on"
+        console.print(text, highlight=False, soft_wrap=True)
+        raise typer.Exit(130 if asked else 3)
     return name, summary
 
 

@@ -121,7 +121,7 @@ def run(
     progress: Callable[[int, dict[str, Any]], None] = lambda done, summary: None,
     *,
     mode: Mode = "new",
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[dict[str, Any]], bool] = lambda summary: False,
     notice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Evaluate a plan and write its run directory.
@@ -136,7 +136,7 @@ def run(
             finished.
         mode: "new" needs a new or empty directory; "resume" goes on with a run of the same plan, where what is finished and
             sound stays and everything else is done again; "join" does the same beside other processes that also join.
-        stop: asked before each batch; true ends the run there, to be resumed.
+        stop: asked before each batch, with the summary so far; true ends the run there, to be resumed.
         notice: told what of a resumed run was damaged.
 
     Returns:
@@ -171,8 +171,9 @@ def run(
     with directory.writing(shared, prepare) as (chunk, records, seconds):
         while True:
             for number in directory.unfinished(len(batches), shared):
-                if stop():
-                    return summary_of(records, seconds)
+                summary = summary_of(records, seconds)
+                if stop(summary):
+                    return summary
                 done, own = _do(plan, directory, number, batches[number], chunk)
                 directory.finish_batch(done, own)
                 records, seconds = records + own, seconds + done.seconds
@@ -245,6 +246,7 @@ def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:
         "null_success_rate": rate(wavering, len(attacked)),
         "null_success_rate_ci95": wilson_interval(wavering, len(attacked)),
         "votes": votes,
+        "gradients": sum(record["gradients"] for record in attacked),
         "gradients_per_image": rate(sum(record["gradients"] for record in attacked), len(attacked)),
         "forwards": sum(record["forwards"] for record in records),
         "targets_equal_to_label": sum(record["target"] == record["label"] for record in records),

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "extremes.h"
 #include "parallel.h"
 
 namespace cannonade {
@@ -48,30 +49,11 @@ CLONED void weigh(float* out, const float* const* taps, const float* weights, in
     if (start < width) weigh_strip<0>(out, taps, start, weights, half, width - start);
 }
 
-// Keeps a plane's blur between the least and the greatest value of the plane, which rounding would let it leave.
-CLONED void clamp_plane(float* __restrict out, const float* __restrict plane, int64_t pixels) {
-    float least[STRIP], most[STRIP];
-    for (int64_t i = 0; i < STRIP; ++i) least[i] = most[i] = plane[0];
-    const int64_t whole = pixels / STRIP * STRIP;
-    for (int64_t start = 0; start < whole; start += STRIP) {
-        for (int64_t i = 0; i < STRIP; ++i) {
-            const float value = plane[start + i];
-            least[i] = value < least[i] ? value : least[i];
-            most[i] = value > most[i] ? value : most[i];
-        }
-    }
-    for (int64_t i = 1; i < STRIP; ++i) {
-        least[0] = least[i] < least[0] ? least[i] : least[0];
-        most[0] = most[i] > most[0] ? most[i] : most[0];
-    }
-    for (int64_t i = whole; i < pixels; ++i) {
-        least[0] = plane[i] < least[0] ? plane[i] : least[0];
-        most[0] = plane[i] > most[0] ? plane[i] : most[0];
-    }
-    const float low = least[0], high = most[0];
+// Keeps a plane's blur between the extremes of the plane, which rounding would let it leave.
+CLONED void clamp_plane(float* out, Extremes ends, int64_t pixels) {
     for (int64_t i = 0; i < pixels; ++i) {
         const float value = out[i];
-        out[i] = value < low ? low : value > high ? high : value;
+        out[i] = value < ends.low ? ends.low : value > ends.high ? ends.high : value;
     }
 }
 
@@ -93,7 +75,7 @@ void down(float* out, const float* plane, const std::vector<float>& weights, int
         for (int64_t t = -half; t <= half; ++t) taps[half + t] = plane + inside(y + t, height, mirror) * width;
         weigh(out + y * width, &taps[half], weights.data(), half, width);
     }
-    clamp_plane(out, plane, height * width);
+    clamp_plane(out, extremes_of(plane, height * width), height * width);
 }
 
 void across(float* out, const float* plane, const std::vector<float>& weights, int64_t height, int64_t width, bool mirror) {
@@ -110,7 +92,7 @@ void across(float* out, const float* plane, const std::vector<float>& weights, i
         }
         weigh(out + y * width, &taps[half], weights.data(), half, width);
     }
-    clamp_plane(out, plane, height * width);
+    clamp_plane(out, extremes_of(plane, height * width), height * width);
 }
 
 void down_adjoint(float* out, const float* grad, const std::vector<float>& weights, int64_t height, int64_t width,

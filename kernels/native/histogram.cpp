@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "extremes.h"
 #include "parallel.h"
 
 namespace cannonade {
@@ -19,32 +20,6 @@ constexpr int32_t GREYS_PER_BIN = 65;
 
 // Adding and subtracting it rounds to the nearest whole number, halves to even, below 2^51.
 constexpr double WHOLE = 0x1.8p52;
-
-struct Extremes {
-    float low, high;
-};
-
-CLONED Extremes extremes_of(const float* __restrict values, int64_t count) {
-    float least[STRIP], most[STRIP];
-    for (int64_t i = 0; i < STRIP; ++i) least[i] = most[i] = values[0];
-    const int64_t whole = count / STRIP * STRIP;
-    for (int64_t start = 0; start < whole; start += STRIP) {
-        for (int64_t i = 0; i < STRIP; ++i) {
-            const float value = values[start + i];
-            least[i] = value < least[i] ? value : least[i];
-            most[i] = value > most[i] ? value : most[i];
-        }
-    }
-    for (int64_t i = whole; i < count; ++i) {
-        least[0] = values[i] < least[0] ? values[i] : least[0];
-        most[0] = values[i] > most[0] ? values[i] : most[0];
-    }
-    for (int64_t i = 1; i < STRIP; ++i) {
-        least[0] = least[i] < least[0] ? least[i] : least[0];
-        most[0] = most[i] > most[0] ? most[i] : most[0];
-    }
-    return {least[0], most[0]};
-}
 
 // The bin of each of a strip's values, as NumPy finds it: the edges decide, in double precision.
 CLONED void find_bins(int32_t* __restrict out, const float* __restrict values, double low, double high, int32_t bins,

@@ -159,12 +159,13 @@ def test_a_finished_run_is_left_as_it_is(tmp_path, whole):
 def test_stops_between_batches_and_goes_on(tmp_path, whole):
     out, asked = tmp_path / "run", []
 
-    def stop():
-        asked.append(1)
+    def stop(summary):
+        asked.append(summary["images"])
         return len(asked) > 2
 
     summary = run(plan(), out, stop=stop)
     assert summary["images"] == 2 * BATCH
+    assert asked == [0, BATCH, 2 * BATCH]
     assert not (out / "summary.json").exists()
     assert run(plan(), out, mode="resume")["images"] == COUNT
     assert content(out) == content(whole)
@@ -188,7 +189,7 @@ def test_another_configuration_is_refused(tmp_path, whole):
 
 def test_the_chunk_is_that_of_the_beginning(tmp_path):
     out, asked = tmp_path / "run", iter([False, True])
-    run(plan(), out, stop=lambda: next(asked))
+    run(plan(), out, stop=lambda _: next(asked))
     header = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(header | {"resolved_chunk": 3}))
     chunks = []
