@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from cannonade.errors import InputError
+from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.device.jpeg import round_trip
 
 # 2^13 · √8 · the DCT-II matrix in libjpeg's 13-bit fixed point, sums of its rounded constants (jfdctint.c, jidctint.c).
 _DCT = (
@@ -64,7 +66,7 @@ def quantisation_tables(quality: Tensor) -> tuple[Tensor, Tensor]:
     return luma, chroma
 
 
-def jpeg(images: Tensor, quality: Tensor, nearest: bool = False) -> Tensor:
+def jpeg(images: Tensor, quality: Tensor, nearest: bool = False, backend: Backend = "auto") -> Tensor:
     """A JPEG round trip with 4:2:0 chroma, equal to Pillow's `save(quality=q)` and `open` on the 8-bit image.
 
     Backward is that of the continuous chain with every rounding straight-through: colour matrices, chroma averaging and
@@ -75,6 +77,7 @@ def jpeg(images: Tensor, quality: Tensor, nearest: bool = False) -> Tensor:
         images: [N, 3, H, W] in [0, 1], any float dtype; H, W ≥ 6.
         quality: [N] integers in 1 … 100.
         nearest: whether the 8-bit image is round(255·x) instead of ⌊255·x⌋.
+        backend: "auto", "native" or "torch"; of the same bits, but for the gradient's rounding.
 
     Returns:
         [N, 3, H, W] of the same dtype, multiples of 1/255.
@@ -88,6 +91,9 @@ def jpeg(images: Tensor, quality: Tensor, nearest: bool = False) -> Tensor:
         raise InputError(
             f"jpeg: image sides must be at least 6 pixels, got {list(images.shape[-2:])}: resize the images"
         )
+    if choose(backend, images, native=images.dtype == torch.float32) == "native":
+        decoded: Tensor = round_trip(images, *quantisation_tables(quality), nearest)[0]
+        return decoded
     out: Tensor = _Jpeg.apply(images, quality, nearest)
     return out
 

@@ -10,6 +10,7 @@ from cannonade.errors import InputError
 from cannonade.kernels.blur import gaussian_blur
 from cannonade.kernels.device.noise import Settings
 from cannonade.kernels.histogram import clahe, equalise, replace_value, stretch
+from cannonade.kernels.jpeg import jpeg
 from cannonade.kernels.median import box_median, disk_median
 from cannonade.kernels.nlm import nl_means
 from cannonade.kernels.noise import add_noise
@@ -108,6 +109,8 @@ CASES = {
     "disk_median": Case(disk_median, each(integers(0, 6, 3))),
     "box_median": Case(box_median, each(odd)),
     "bilateral_mean": Case(bilateral_mean, each(integers(0, 12, 3), between(0.02, 0.5, 3), between(0.02, 0.5, 3))),
+    "jpeg": Case(jpeg, each(integers(1, 100)), 0, 1e-6),
+    "jpeg, nearest": Case(jpeg, each(integers(1, 100)), 0, 1e-6, settings={"nearest": True}),
     "nl_means": Case(nl_means, each(between(0.05, 0.3), integers(2, 7), integers(1, 5)), 2e-6, 1e-5, share=1e-3),
     "nl_means, constant weights": Case(
         nl_means,
