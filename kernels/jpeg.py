@@ -12,20 +12,10 @@ import torch
 from torch import Tensor
 
 from cannonade.errors import InputError
-from cannonade.kernels.backend import Backend, choose
-from cannonade.kernels.device.jpeg import round_trip
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.jpeg import DCT, jpeg_adjoint_into, jpeg_into, round_trip
+from cannonade.kernels.device.rows import Rows, Step
 
-# 2^13 · √8 · the DCT-II matrix in libjpeg's 13-bit fixed point, sums of its rounded constants (jfdctint.c, jidctint.c).
-_DCT = (
-    (8192, 8192, 8192, 8192, 8192, 8192, 8192, 8192),
-    (11363, 9633, 6437, 2260, -2260, -6437, -9633, -11363),
-    (10703, 4433, -4433, -10703, -10703, -4433, 4433, 10703),
-    (9633, -2259, -11362, -6436, 6436, 11362, 2259, -9633),
-    (8192, -8192, -8192, 8192, 8192, -8192, -8192, 8192),
-    (6437, -11362, 2261, 9633, -9633, -2261, 11362, -6437),
-    (4433, -10704, 10704, -4433, -4433, 10704, -10704, 4433),
-    (2260, -6436, 9633, -11363, 11363, -9633, 6436, -2260),
-)
 # Annex K of the JPEG standard (ITU-T T.81), tables K.1 and K.2.
 _LUMA = (
     (16, 11, 10, 16, 24, 40, 51, 61),
@@ -77,7 +67,7 @@ def jpeg(images: Tensor, quality: Tensor, nearest: bool = False, backend: Backen
         images: [N, 3, H, W] in [0, 1], any float dtype; H, W ≥ 6.
         quality: [N] integers in 1 … 100.
         nearest: whether the 8-bit image is round(255·x) instead of ⌊255·x⌋.
-        backend: "auto", "native" or "torch"; of the same bits, but for the gradient's rounding.
+        backend: "auto", "triton", "native" or "torch"; of the same bits, but for the gradient's rounding.
 
     Returns:
         [N, 3, H, W] of the same dtype, multiples of 1/255.
@@ -91,11 +81,25 @@ def jpeg(images: Tensor, quality: Tensor, nearest: bool = False, backend: Backen
         raise InputError(
             f"jpeg: image sides must be at least 6 pixels, got {list(images.shape[-2:])}: resize the images"
         )
-    if choose(backend, images, native=images.dtype == torch.float32) == "native":
-        decoded: Tensor = round_trip(images, *quantisation_tables(quality), nearest)[0]
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        decoded: Tensor = round_trip(images, *quantisation_tables(quality), nearest, chosen)[0]
         return decoded
     out: Tensor = _Jpeg.apply(images, quality, nearest)
     return out
+
+
+def jpeg_step(quality: Tensor, nearest: bool) -> Step:
+    """`jpeg` by launchers."""
+    tables = quantisation_tables(quality)
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        return jpeg_into(out, images, *tables, nearest)
+
+    def backward(to: Rows, grad: Rows, images: Rows, *masks: Tensor) -> None:
+        jpeg_adjoint_into(to, grad, *masks)
+
+    return Step(forward, backward)
 
 
 class _Jpeg(torch.autograd.Function):
@@ -189,7 +193,7 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 def _code(samples: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """DCT, quantiser, inverse DCT of planes [N, C, H, W]: decoded samples, and where their clamp did not act."""
     height, width = samples.shape[-2:]
-    dct = torch.tensor(_DCT, dtype=torch.float64, device=samples.device)
+    dct = torch.tensor(DCT, dtype=torch.float64, device=samples.device)
     planes = _extend(_extend(samples, -1, 8), -2, 8).double().sub_(128)
     count, channels, rows, columns = planes.shape
     by_row, by_column = (count, channels, rows, columns // 8, 8), (count, channels, rows // 8, 8, columns)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.jpeg import jpeg
+from cannonade.kernels.device.rows import Step
+from cannonade.kernels.jpeg import jpeg, jpeg_step
 from cannonade.transforms.base import Gradient, Params, Transform
 
 Rounding = Literal["truncate", "nearest"]
@@ -56,3 +57,7 @@ class JpegNoise(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Compress and decompress each image at its quality."""
         return jpeg(images, params["quality"], nearest=self.rounding == "nearest")
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return jpeg_step(params["quality"], self.rounding == "nearest")
