@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cannonade.kernels.backend import Backend, choose
-from cannonade.kernels.device.window import window_median_place
-from cannonade.kernels.sheets import Sheet, Window, by_key, disk, disk_windows, inside_counts, shifts
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.window import window_median
+from cannonade.kernels.sheets import Sheet, Window, by_key, disk, inside_counts, shifts
 
 
 def disk_median(images: Tensor, radius: Tensor, backend: Backend = "auto") -> Tensor:
@@ -22,17 +22,18 @@ def disk_median(images: Tensor, radius: Tensor, backend: Backend = "auto") -> Te
     Args:
         images: [N, C, H, W].
         radius: [N, C] integers.
-        backend: "auto", "native" or "torch"; of the same bits.
+        backend: "auto", "triton", "native" or "torch"; of the same bits.
 
     Returns:
         [N, C, H, W], of the images' own values.
     """
-    planes, radius = images.flatten(0, 1), radius.flatten()
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        medians: Tensor = window_median(images, radius[:, :, None].expand(-1, -1, 2), True, chosen)[0]
+        return medians
+    planes = images.flatten(0, 1)
     with torch.no_grad():
-        if choose(backend, images, native=images.dtype == torch.float32) == "native":
-            place: Tensor = window_median_place(planes, disk_windows(radius))
-        else:
-            place = by_key(radius, planes, lambda key, part, _: _median_place(part, disk(key)), torch.int32)
+        place = by_key(radius.flatten(), planes, lambda key, part, _: _median_place(part, disk(key)), torch.int32)
     out: Tensor = _Pick.apply(planes, place)
     return out.view(images.shape)
 
@@ -45,25 +46,25 @@ def box_median(images: Tensor, sides: Tensor, backend: Backend = "auto") -> Tens
     Args:
         images: [N, C, H, W].
         sides: [N, C, 2] odd integers, height and width of the rectangle.
-        backend: "auto", "native" or "torch"; of the same bits.
+        backend: "auto", "triton", "native" or "torch"; of the same bits.
 
     Returns:
         [N, C, H, W].
     """
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        medians: Tensor = window_median(images, sides // 2, False, chosen)[0]
+        return medians
     keys = sides.flatten(0, 1)
     top, left = (keys // 2).amax(0).tolist() if len(keys) else (0, 0)
     planes = F.pad(images.flatten(0, 1), (left, left, top, top))
     with torch.no_grad():
-        if choose(backend, images, native=images.dtype == torch.float32) == "native":
-            there = torch.arange(-top, top + 1, device=keys.device).abs() <= keys[:, :1] // 2
-            place: Tensor = window_median_place(planes, torch.where(there, keys[:, 1:] // 2, -1))
-        else:
-            place = by_key(
-                keys[:, 0] * (1 << 16) + keys[:, 1],
-                planes,
-                lambda key, part, _: _median_place(part, (key % (1 << 16) // 2,) * (key >> 16)),
-                torch.int32,
-            )
+        place = by_key(
+            keys[:, 0] * (1 << 16) + keys[:, 1],
+            planes,
+            lambda key, part, _: _median_place(part, (key % (1 << 16) // 2,) * (key >> 16)),
+            torch.int32,
+        )
     height, width = images.shape[-2:]
     inside = place[:, top : top + height, left : left + width]
     out: Tensor = _Pick.apply(planes, inside)
@@ -122,7 +123,7 @@ def _ranks(planes: Tensor) -> tuple[Tensor, int]:
     values, order = planes.flatten(1).sort(dim=1)
     steps = (values[:, 1:] != values[:, :-1]).cumsum(dim=1, dtype=torch.int32)
     ranks = torch.zeros_like(values, dtype=torch.int32).scatter_(1, order[:, 1:], steps)
-    return ranks.view(planes.shape), int(steps[:, -1].max())
+    return ranks.view(planes.shape), int(ranks.max())
 
 
 @dataclass(frozen=True)

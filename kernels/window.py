@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.backend import NARROW, Backend, choose
 from cannonade.kernels.device.window import window_bilateral, window_mean
 from cannonade.kernels.sheets import (
     Sheet,
@@ -14,7 +14,6 @@ from cannonade.kernels.sheets import (
     between_extremes,
     by_key,
     disk,
-    disk_windows,
     inside_counts,
     shifts,
 )
@@ -28,16 +27,16 @@ def disk_mean(images: Tensor, radius: Tensor, backend: Backend = "auto") -> Tens
     Args:
         images: [N, C, H, W].
         radius: [N, C] integers.
-        backend: "auto", "native" or "torch"; of the same bits.
+        backend: "auto", "triton", "native" or "torch"; of the same bits in float32.
 
     Returns:
         [N, C, H, W].
     """
-    planes, radius = images.flatten(0, 1), radius.flatten()
-    if choose(backend, images, native=images.dtype == torch.float32) == "native":
-        means: Tensor = window_mean(planes, disk_windows(radius))
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        means: Tensor = window_mean(images, radius, chosen)
     else:
-        means = _DiskMean.apply(planes, radius)
+        means = _DiskMean.apply(images.flatten(0, 1), radius.flatten())
     return means.view(images.shape)
 
 
@@ -50,17 +49,17 @@ def bilateral_mean(images: Tensor, radius: Tensor, below: Tensor, above: Tensor,
         images: [N, C, H, W].
         radius: [N, C] integers.
         below, above: [N, C] positive.
-        backend: "auto", "native" or "torch"; of the same bits.
+        backend: "auto", "triton", "native" or "torch"; of the same bits in float32.
 
     Returns:
         [N, C, H, W].
     """
-    bounds = torch.stack((below, above), dim=-1).flatten(0, 1).to(images.dtype)
-    planes, radius = images.flatten(0, 1), radius.flatten()
-    if choose(backend, images, native=images.dtype == torch.float32) == "native":
-        means: Tensor = window_bilateral(planes, bounds, disk_windows(radius))[0]
+    bounds = torch.stack((below, above), dim=-1)
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        means: Tensor = window_bilateral(images, radius, bounds.float(), chosen)[0]
     else:
-        means = _BilateralMean.apply(planes, radius, bounds)
+        means = _BilateralMean.apply(images.flatten(0, 1), radius.flatten(), bounds.flatten(0, 1).to(images.dtype))
     return means.view(images.shape)
 
 
