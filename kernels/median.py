@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cannonade.kernels.backend import NARROW, Backend, choose
-from cannonade.kernels.device.window import window_median
+from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.device.window import median_adjoint_into, median_into, window_median
 from cannonade.kernels.sheets import Sheet, Window, by_key, disk, inside_counts, shifts
 
 
@@ -69,6 +70,29 @@ def box_median(images: Tensor, sides: Tensor, backend: Backend = "auto") -> Tens
     inside = place[:, top : top + height, left : left + width]
     out: Tensor = _Pick.apply(planes, inside)
     return out.view(images.shape)
+
+
+def disk_median_step(radius: Tensor) -> Step:
+    """`disk_median` by launchers, which keep the place of every median; radius [M, C], a row for each image of a launch."""
+    return _median_step(radius[:, :, None].expand(-1, -1, 2), disk_shaped=True)
+
+
+def box_median_step(sides: Tensor) -> Step:
+    """`box_median` by launchers; sides [M, C, 2]."""
+    return _median_step(sides // 2, disk_shaped=False)
+
+
+def _median_step(reach: Tensor, disk_shaped: bool) -> Step:
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        shape = (len(images), *images.buffer.shape[1:])
+        places = images.buffer.new_empty(shape, dtype=torch.int32)
+        median_into(out, images, reach, disk_shaped, places)
+        return (places,)
+
+    def backward(to: Rows, grad: Rows, images: Rows, places: Tensor) -> None:
+        median_adjoint_into(to, grad, reach, disk_shaped, places)
+
+    return Step(forward, backward)
 
 
 class _Pick(torch.autograd.Function):

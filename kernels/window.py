@@ -7,7 +7,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from cannonade.kernels.backend import NARROW, Backend, choose
-from cannonade.kernels.device.window import window_bilateral, window_mean
+from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.device.window import (
+    bilateral_adjoint_into,
+    bilateral_into,
+    mean_adjoint_into,
+    mean_into,
+    window_bilateral,
+    window_mean,
+)
 from cannonade.kernels.sheets import (
     Sheet,
     Window,
@@ -61,6 +69,35 @@ def bilateral_mean(images: Tensor, radius: Tensor, below: Tensor, above: Tensor,
     else:
         means = _BilateralMean.apply(images.flatten(0, 1), radius.flatten(), bounds.flatten(0, 1).to(images.dtype))
     return means.view(images.shape)
+
+
+def disk_mean_step(radius: Tensor) -> Step:
+    """`disk_mean` by launchers; radius [M, C], a row for each image of a launch."""
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        mean_into(out, images, radius)
+        return ()
+
+    def backward(to: Rows, grad: Rows, images: Rows) -> None:
+        mean_adjoint_into(to, grad, radius)
+
+    return Step(forward, backward)
+
+
+def bilateral_mean_step(radius: Tensor, below: Tensor, above: Tensor) -> Step:
+    """`bilateral_mean` by launchers, which keep the number of members of every mean."""
+    bounds = torch.stack((below, above), dim=-1).float()
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        shape = (len(images), *images.buffer.shape[1:])
+        counts = images.buffer.new_empty(shape, dtype=torch.float32)
+        bilateral_into(out, images, radius, bounds, counts)
+        return (counts,)
+
+    def backward(to: Rows, grad: Rows, images: Rows, counts: Tensor) -> None:
+        bilateral_adjoint_into(to, grad, images, radius, bounds, counts)
+
+    return Step(forward, backward)
 
 
 class _DiskMean(torch.autograd.Function):

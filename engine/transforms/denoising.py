@@ -9,8 +9,8 @@ from torch import Tensor
 from cannonade.draws import Draws
 from cannonade.kernels.blur import blur_step, gaussian_blur
 from cannonade.kernels.device.rows import Step
-from cannonade.kernels.median import disk_median
-from cannonade.kernels.window import bilateral_mean, disk_mean
+from cannonade.kernels.median import disk_median, disk_median_step
+from cannonade.kernels.window import bilateral_mean, bilateral_mean_step, disk_mean, disk_mean_step
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_probability, check_range
 
@@ -85,6 +85,10 @@ class MedianFilter(Transform):
         """Take the median around each pixel."""
         return disk_median(images, params["radius"])
 
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return disk_median_step(params["radius"])
+
 
 @dataclass(frozen=True, kw_only=True)
 class MeanFilter(Transform):
@@ -116,6 +120,10 @@ class MeanFilter(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Take the mean around each pixel."""
         return disk_mean(images, params["radius"])
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return disk_mean_step(params["radius"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +159,16 @@ class MeanBilateralFilter(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Take the mean of the similar pixels around each pixel."""
+        return bilateral_mean(images, *self._members(params))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return bilateral_mean_step(*self._members(params))
+
+    def _members(self, params: Params) -> tuple[Tensor, Tensor, Tensor]:
+        """The radius, and how far below and above the centre's value the members may lie."""
         below, above = ((params[name].double() - _STRICT) / 255 for name in ("s1", "s0"))
-        return bilateral_mean(images, params["radius"], below, above)
+        return params["radius"], below, above
 
 
 def _shared(draws: Draws, site: int, probability: float, values: Tensor) -> Tensor:

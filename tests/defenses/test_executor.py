@@ -63,6 +63,32 @@ def test_no_images_and_empty_programs(on_rows):
 
 
 @pytest.mark.interpreter
+@pytest.mark.parametrize(
+    "name",
+    [
+        "median_filter(radius=(1, 2))",
+        "mean_filter(radius=(1, 2))",
+        "mean_bilateral_filter(radius=(1, 2), spread=(20, 90))",
+        "jpeg_noise",
+        "lab_shift",
+    ],
+)
+def test_every_step_does_what_its_transform_does(on_rows, monkeypatch, device, name):
+    bart = BaRT(k=1, groups=False, transforms=(name,))
+    x = images(8, 10).to(device)[:2]
+    ids = torch.arange(2)
+    own = Draws(seed=3, phase=Phase.ATTACK, images=ids, queries=ids)
+    results = []
+    for route in ("triton", "torch"):
+        monkeypatch.setattr(executor, "choose", lambda *_, route=route, **__: route)
+        leaf = x.clone().requires_grad_()
+        out = bart(leaf, own)
+        results.append((out.detach(), torch.autograd.grad(out.square().sum(), leaf)[0]))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.interpreter
 def test_launchers_in_programs(on_rows, monkeypatch, device):
     """Transforms with launchers and one without, in every order; colour operations run together, several in one pass."""
     names = (
