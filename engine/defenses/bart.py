@@ -75,6 +75,7 @@ class BaRT(Transform):
 
     name: ClassVar[str] = "bart"
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    on_host: ClassVar[frozenset[str]] = frozenset({"steps"})
 
     k: int = 5
     groups: bool = True
