@@ -88,4 +88,4 @@ def carry(tensor: Tensor, device: torch.device) -> Tensor:
 def constants(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Numbers, or rows of numbers, on a device: sent there once, since no launch may wait for them."""
     with torch.inference_mode(False):
-        return torch.tensor(values, dtype=dtype, device=device)
+        return carry(torch.tensor(values, dtype=dtype), device)

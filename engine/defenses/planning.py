@@ -157,16 +157,23 @@ def _colours_of_a_stage(steps: Sequence[_FixedStep], image: Tensor) -> Launch:
 
 @lru_cache(maxsize=64)
 def _defaults(members: tuple[Transform, ...], size: torch.Size, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Parameters that each transform can be launched with: [members, P] and [members, Q], drawn once."""
+    floats, ints = default_tables(members, size)
+    with torch.inference_mode(False):
+        return carry(floats, device), carry(ints, device)
+
+
+@lru_cache(maxsize=64)
+def default_tables(members: tuple[Transform, ...], size: torch.Size) -> tuple[Tensor, Tensor]:
+    """Parameters that each transform can be launched with: [members, P] and [members, Q], on the host."""
     tables = layouts(members, size)
     zero = torch.zeros(1, dtype=torch.int64)
+    draws = Draws(seed=0, phase=Phase.ATTACK, images=zero, queries=zero)
     with torch.inference_mode(False):
         floats = torch.zeros(len(members), max(layout.floats for layout in tables))
         ints = torch.zeros(len(members), max(layout.ints for layout in tables), dtype=torch.int64)
         for number, (member, layout) in enumerate(zip(members, tables, strict=True)):
-            draws = Draws(seed=0, phase=Phase.ATTACK, images=zero, queries=zero)
             layout.pack(member.sample(draws, torch.Size((1, 3, *size))), zero + number, floats, ints)
-        return carry(floats, device), carry(ints, device)
+        return floats, ints
 
 
 def _by_launchers(launch: Launch) -> Launch | None:
