@@ -29,6 +29,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
+    def only(self, some: Tensor) -> "Rows":
+        """The same with some of the images alone: [M] bool."""
+        return Rows(self.buffer, torch.where(some, self.index, -1))
+
 
 def every(images: Tensor) -> Rows:
     """All images, in order; a copy is made only where their memory is not contiguous."""
