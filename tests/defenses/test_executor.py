@@ -74,6 +74,8 @@ def test_no_images_and_empty_programs(on_rows):
         "mean_bilateral_filter(radius=(1, 2), spread=(20, 90))",
         "jpeg_noise",
         "lab_shift",
+        "gao_gaussian_blur(sides=(3, 5))",
+        "gao_median_filter(sides=(3, 5))",
         "noise_injection(modes=('poisson', 'speckle', 'poisson'))",
         "noise_injection(modes=('poisson',), levels='distinct')",
         "noise_injection(modes=('poisson',), levels=20000)",

@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from cannonade.attacks.eot import EOT
 from cannonade.attacks.forwards import predict
 from cannonade.defended import DefendedClassifier
-from cannonade.defenses.bart import BaRT
+from cannonade.defenses.bart import BaRT, BartGao
 from cannonade.defenses.executor import _OnRows
 from cannonade.defenses.planning import default_tables
 from cannonade.draws import Draws, Phase
@@ -31,7 +31,7 @@ SHAPE = torch.Size((6, 3, 224, 224))
 MODE = FakeTensorMode(allow_non_fake_inputs=True)
 WITH_LAUNCHERS = tuple(
     member
-    for member in BaRT().members
+    for member in (*BaRT().members, *BartGao().members)
     if member.operation is not None or type(member).step is not Transform.step
 )  # fmt: skip
 
