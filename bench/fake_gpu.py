@@ -66,7 +66,7 @@ def fake_gpu() -> Iterator[list[Launched]]:
         patch.object(torch.cuda, "device", lambda _: nullcontext()),
         patch.object(torch.Tensor, "pin_memory", _pinned),
         _MODE,
-        _Copies(),
+        _Copies(),  # type: ignore[no-untyped-call]  # PyTorch's
     ):
         yield launched
 
