@@ -28,7 +28,7 @@ class Bank:
     """Some wavelets and how deep each goes.
 
     Attributes:
-        filters: [K, 18] float64 decomposition low-pass filters, zeros after the last tap.
+        filters: [K, 2, 18] float64, low-pass and high-pass for decomposition, zeros after the last tap.
         table: [K, 2] int64, taps and levels.
     """
 
@@ -39,7 +39,8 @@ class Bank:
 @lru_cache(maxsize=64)
 def bank(filters: tuple[tuple[float, ...], ...], depths: tuple[int, ...], device: torch.device) -> Bank:
     """Made once for a device, because what comes from the host waits for it."""
-    padded = [taps + (0.0,) * (_LONGEST - len(taps)) for taps in filters]
+    pairs = [(low, [value if tap % 2 else -value for tap, value in enumerate(reversed(low))]) for low in filters]
+    padded = [[[*own, *[0.0] * (_LONGEST - len(own))] for own in pair] for pair in pairs]
     table = [(len(taps), depth) for taps, depth in zip(filters, depths, strict=True)]
     return Bank(
         torch.tensor(padded, dtype=torch.float64, device=device), torch.tensor(table, dtype=torch.int64, device=device)
@@ -62,7 +63,7 @@ class Plan:
     Attributes:
         index: [M] int64, below 0 where there is no image.
         table: [M, 5] int64: taps, levels, 1 for soft thresholds, the largest shift, 1 for YCbCr.
-        filters: [M, 18] float64.
+        filters: [M, 2, 18] float64.
         channels: planes of an image.
         sizes: `sizes_of` for every wavelet there may be.
         steps: the most circular shifts of any image.
@@ -314,12 +315,6 @@ def _shift(table_ptr: tl.tensor, pair: tl.tensor, channels: tl.tensor, steps: tl
 
 
 @jit
-def _high(filter_ptr: tl.tensor, tap: tl.tensor, taps: tl.tensor) -> Any:
-    """A tap of the high-pass filter."""
-    return tl.load(filter_ptr + taps - 1 - tap) * tl.where(tap % 2 == 1, 1.0, -1.0)
-
-
-@jit
 def _reflected(place: tl.tensor, length: tl.tensor, times: tl.tensor) -> Any:
     """Each time brings a place beyond an end nearer by the length."""
     for _ in range(0, times):
@@ -359,7 +354,7 @@ def _analyse_down_kernel(
         return
     high, wide, _ = _level(height, width, taps, level)
     half = (high + taps - 1) // 2
-    filter_ptr = filters_ptr + pair // steps // channels * 18
+    filter_ptr = filters_ptr + pair // steps // channels * 36
     own = (k < half) & (x < wide)
     shift_y, shift_x = _shift(table_ptr, pair, channels, steps)
     if level == 0:
@@ -382,7 +377,7 @@ def _analyse_down_kernel(
         y = tl.where(y < shift_y, y - shift_y + high, y - shift_y)
         value = tl.load(from_ptr + y * wide + column, mask=there, other=0.0)
         low_half += value * tl.load(filter_ptr + tap)
-        high_half += value * _high(filter_ptr, tap, taps)
+        high_half += value * tl.load(filter_ptr + 18 + tap)
     to = between_ptr + pair * (2 * between) + k * wide + x
     tl.store(to, low_half, mask=own)
     tl.store(to + half * wide, high_half, mask=own)
@@ -419,7 +414,7 @@ def _analyse_across_kernel(
         return
     high, wide, start = _level(height, width, taps, level)
     rows, half = (high + taps - 1) // 2, (wide + taps - 1) // 2
-    filter_ptr = filters_ptr + pair // steps // channels * 18
+    filter_ptr = filters_ptr + pair // steps // channels * 36
     own = (y < rows) & (k < half)
     from_ptr = between_ptr + pair * (2 * between) + y * wide
     times = (taps - 2 + wide) // wide
@@ -436,7 +431,7 @@ def _analyse_across_kernel(
             there = own & (x >= 0) & (x < wide)
         low_value = tl.load(from_ptr + x, mask=there, other=0.0)
         high_value = tl.load(from_ptr + rows * wide + x, mask=there, other=0.0)
-        a, b = tl.load(filter_ptr + tap), _high(filter_ptr, tap, taps)
+        a, b = tl.load(filter_ptr + tap), tl.load(filter_ptr + 18 + tap)
         low_low += low_value * a
         low_high += low_value * b
         high_low += high_value * a
@@ -510,7 +505,7 @@ def _synthesise_across_kernel(
         return
     high, wide, start = _level(height, width, taps, level)
     rows, half = (high + taps - 1) // 2, (wide + taps - 1) // 2
-    filter_ptr = filters_ptr + pair // steps // channels * 18
+    filter_ptr = filters_ptr + pair // steps // channels * 36
     approximate_ptr = approximation_ptr + pair * area + y * half
     band_ptr = bands_ptr + pair * coefficients + start + y * half
     size = rows * half
@@ -530,10 +525,10 @@ def _synthesise_across_kernel(
             high_low = tl.load(band_ptr + size + k, mask=there, other=0.0)
             high_high = tl.load(band_ptr + 2 * size + k, mask=there, other=0.0)
             even, odd = 2 * step + 1 - turned, 2 * step + turned
-            a, b = tl.load(filter_ptr + even), _high(filter_ptr, even, taps)
+            a, b = tl.load(filter_ptr + even), tl.load(filter_ptr + 18 + even)
             low_even += low_low * a + low_high * b
             high_even += high_low * a + high_high * b
-            a, b = tl.load(filter_ptr + odd), _high(filter_ptr, odd, taps)
+            a, b = tl.load(filter_ptr + odd), tl.load(filter_ptr + 18 + odd)
             low_odd += low_low * a + low_high * b
             high_odd += high_low * a + high_high * b
         segment += 1
@@ -574,7 +569,7 @@ def _synthesise_down_kernel(
         return
     high, wide, _ = _level(height, width, taps, level)
     half = (high + taps - 1) // 2
-    filter_ptr = filters_ptr + pair // steps // channels * 18
+    filter_ptr = filters_ptr + pair // steps // channels * 36
     from_ptr = between_ptr + pair * (2 * between) + x
     top = (tl.program_id(0) // across % down) * ROWS
     even_rows = tl.zeros((ROWS, COLUMNS), tl.float64)
@@ -588,8 +583,8 @@ def _synthesise_down_kernel(
             low_value = tl.load(from_ptr + k * wide, mask=there, other=0.0)
             high_value = tl.load(from_ptr + (half + k) * wide, mask=there, other=0.0)
             even, odd = 2 * step + 1 - turned, 2 * step + turned
-            even_rows += low_value * tl.load(filter_ptr + even) + high_value * _high(filter_ptr, even, taps)
-            odd_rows += low_value * tl.load(filter_ptr + odd) + high_value * _high(filter_ptr, odd, taps)
+            even_rows += low_value * tl.load(filter_ptr + even) + high_value * tl.load(filter_ptr + 18 + even)
+            odd_rows += low_value * tl.load(filter_ptr + odd) + high_value * tl.load(filter_ptr + 18 + odd)
         segment += 1
     to = approximation_ptr + pair * area + 2 * q * wide + x
     tl.store(to, even_rows, mask=(2 * q < high) & (x < wide))
@@ -710,8 +705,8 @@ def _diagonal_kernel(
         for below in tl.static_range(4):
             y = _reflected(2 * row + 1 - below, height, 3)
             value = tl.load(from_ptr + y * width + x, mask=own, other=0.0).to(tl.float64)
-            part += value * _high(filters_ptr, below, 4)
-        total += part * _high(filters_ptr, right, 4)
+            part += value * tl.load(filters_ptr + 18 + below)
+        total += part * tl.load(filters_ptr + 18 + right)
     tl.store(band_ptr + plane * rows * columns + row * columns + column, total, mask=own)
 
 
@@ -772,7 +767,7 @@ def _add_gradient_kernel(
     y = _reflected(2 * (place // columns) + 1 - below, height, 3)
     x = _reflected(2 * (place % columns) + 1 - right, width, 3)
     pixel = y * width + x
-    weight = _high(filters_ptr, below, 4) * _high(filters_ptr, right, 4)
+    weight = tl.load(filters_ptr + 18 + below) * tl.load(filters_ptr + 18 + right)
     change = tl.where(slope != 0, weight * slope * tl.load(grad_ptr + plane), 0.0)
     # The 32 numbers once more, along the other axis.
     other = tl.arange(0, 32)[:, None]

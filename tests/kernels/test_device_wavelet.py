@@ -20,7 +20,7 @@ def of_images(images, backend):
     return estimate_sigma(images.flatten(0, 1), backend)
 
 
-@pytest.mark.parametrize("shape", [(3, 2, 17, 31), (3, 1, 2, 5), (3, 1, 3, 1)], ids=str)
+@pytest.mark.parametrize("shape", [(3, 1, 17, 31), (3, 1, 2, 5), (3, 1, 3, 1)], ids=str)
 def test_agrees_with_reference(device, shape):
     """Odd and even numbers of coefficients, and planes smaller than the filter, which a coefficient reads several times."""
     check_kernel(of_images, random_planes(*shape).to(device), 1e-12, gradient_tolerance=1e-6, storage=())
