@@ -141,7 +141,8 @@ def _compile(case: Case, architecture: int) -> Any:
         {(place,): [["tt.divisibility", 16]] for place in multiples},
     )
     target = triton.backends.compiler.GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": case.warps})
+    options = {"num_warps": case.warps, "enable_fp_fusion": case.fusion}
+    return triton.compile(source, target=target, options=options)
 
 
 def _assembled(ptx: str, architecture: int) -> tuple[int, int]:
