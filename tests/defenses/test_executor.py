@@ -71,6 +71,10 @@ def test_no_images_and_empty_programs(on_rows):
         "mean_bilateral_filter(radius=(1, 2), spread=(20, 90))",
         "jpeg_noise",
         "lab_shift",
+        "swirl",
+        "random_zoom",
+        "rotation",
+        "random_crop_rescale",
     ],
 )
 def test_every_step_does_what_its_transform_does(on_rows, monkeypatch, device, name):
