@@ -80,6 +80,10 @@ def test_no_images_and_empty_programs(on_rows):
         "noise_injection(modes=('poisson', 'speckle', 'poisson'))",
         "noise_injection(modes=('poisson',), levels='distinct')",
         "noise_injection(modes=('poisson',), levels=20000)",
+        "swirl",
+        "random_zoom",
+        "rotation",
+        "random_crop_rescale",
     ],
 )
 def test_every_step_does_what_its_transform_does(on_rows, monkeypatch, device, name):
