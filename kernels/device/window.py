@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cannonade.kernels import native
 from cannonade.kernels.backend import jit, on_device, tl, triton
-from cannonade.kernels.device.blur import _place, _start
+from cannonade.kernels.device.blur import _absent, _place, _start
 from cannonade.kernels.device.case import Case
 from cannonade.kernels.device.rows import Rows, every
 from cannonade.kernels.sheets import disk_windows
@@ -332,6 +332,8 @@ def _extremes_kernel(
     RUN: tl.constexpr,
 ) -> None:
     plane = tl.program_id(0)
+    if tl.load(images_index_ptr + plane // channels) < 0:
+        return
     from_ptr = images_ptr + _start(images_index_ptr, plane, channels, pixels)
     least = tl.full((RUN,), float("inf"), tl.float32)
     most = tl.full((RUN,), float("-inf"), tl.float32)
@@ -361,6 +363,8 @@ def _sum_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     radius = tl.load(radius_ptr + plane).to(tl.int32)
@@ -392,6 +396,8 @@ def _share_kernel(
 ) -> None:
     """The gradient of each mean over the number of its pixels, which is read or counted."""
     plane, y, x = _place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, grad_index_ptr, plane, channels):
+        return
     own = (y < height) & (x < width)
     place = y * width + x
     if COUNTED:
@@ -422,6 +428,8 @@ def _bilateral_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     radius = tl.load(radius_ptr + plane).to(tl.int32)
@@ -458,6 +466,8 @@ def _bilateral_adjoint_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     share_ptr = shares_ptr + plane.to(tl.int64) * height * width + place
@@ -575,6 +585,8 @@ def _median_kernel(
     for 81 pixels, where bits of the median found one by one take up to 32, most of them for values that nothing has.
     """
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     top = tl.load(reach_ptr + 2 * plane).to(tl.int32)
@@ -613,6 +625,8 @@ def _median_adjoint_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, grad_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = grad_ptr + _start(grad_index_ptr, plane, channels, height * width) + place
     place_ptr = places_ptr + plane.to(tl.int64) * height * width + place
