@@ -68,7 +68,9 @@ def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device
             sides = fn.peek_image_shape(inputs[0])
             # Resizing to the same size costs as much as any other.
             if (sides[0] != height) | (sides[1] != width):
-                images = fn.resize(images, size=_fitting(sides[0], sides[1], feed.size), dtype=types.FLOAT, **_TRIANGULAR)
+                images = fn.resize(
+                    images, size=_fitting(sides[0], sides[1], feed.size), dtype=types.FLOAT, **_TRIANGULAR
+                )
                 images = fn.crop(images, crop=[height, width], rounding="truncate")
             else:
                 images = fn.cast(images, dtype=types.FLOAT)
