@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, math, pipeline_def, types
 from torch import Tensor
 
 from cannonade.data.portable import Refuse
@@ -68,7 +68,9 @@ def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device
             sides = fn.peek_image_shape(inputs[0])
             # Resizing to the same size costs as much as any other.
             if (sides[0] != height) | (sides[1] != width):
-                images = fn.resize(images, size=[height, width], mode="not_smaller", dtype=types.FLOAT, **_TRIANGULAR)
+                images = fn.resize(
+                    images, size=_fitting(sides[0], sides[1], feed.size), dtype=types.FLOAT, **_TRIANGULAR
+                )
                 images = fn.crop(images, crop=[height, width], rounding="truncate")
             else:
                 images = fn.cast(images, dtype=types.FLOAT)
@@ -83,6 +85,13 @@ def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device
 
 # Bilinear, and antialiased where it shrinks.
 _TRIANGULAR = {"interp_type": types.INTERP_TRIANGULAR}
+
+
+def _fitting(height: Any, width: Any, size: tuple[int, int]) -> Any:
+    """`readers.fitting` for DALI. Its own mode `not_smaller` would scale by the sides before they are rounded."""
+    tall = math.max((2 * height * size[1] + width) // (2 * width), size[0])
+    wide = math.max((2 * width * size[0] + height) // (2 * height), size[1])
+    return fn.cast(fn.stack(tall, wide), dtype=types.FLOAT)
 
 
 def _number(device: torch.device) -> int | None:

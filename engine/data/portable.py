@@ -1,6 +1,7 @@
 """Batches by Pillow and torchvision in the worker processes of a DataLoader."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,7 @@ def _stacked(images: list[Tensor]) -> Tensor:
     return torch.stack(images)
 
 
-def _as_it_is(read: Read) -> Read:
+def _as_it_is(read: Any) -> Any:
     return read
 
 

@@ -2,7 +2,6 @@
 
 import zlib
 from io import BytesIO
-from math import floor
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile, ZipFile
@@ -170,17 +169,23 @@ def plain(content: bytes) -> bool:
 def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize the shorter side to fit, antialiased, then crop the centre: [3, H, W] to [3, *size].
 
-    An image that has the size already is returned as it is; any other as float32 in [0, 1]. Sides are rounded half up and
-    corners down, as DALI does.
+    An image that has the size already is returned as it is; any other as float32 in [0, 1].
     """
     if tuple(image.shape[1:]) == size:
         return image
-    scale = max(size[0] / image.shape[1], size[1] / image.shape[2])
-    sides = [max(new, floor(old * scale + 0.5)) for new, old in zip(size, image.shape[1:], strict=True)]
-    resized = vision.resize(scaled(image), sides, antialias=True)
-    top, left = (sides[0] - size[0]) // 2, (sides[1] - size[1]) // 2
+    height, width = fitting(image.shape[1], image.shape[2], size)
+    resized = vision.resize(scaled(image), [height, width], antialias=True)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
     cropped: Tensor = resized[:, top : top + size[0], left : left + size[1]]
     return cropped.clamp(0, 1)
+
+
+def fitting(height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest sides of the same shape, rounded half up, that cover `size`; DALI does the same sum."""
+    return (
+        max(size[0], (2 * height * size[1] + width) // (2 * width)),
+        max(size[1], (2 * width * size[0] + height) // (2 * height)),
+    )
 
 
 def scaled(image: Tensor) -> Tensor:
