@@ -141,7 +141,7 @@ def _compile(case: Case, architecture: int) -> Any:
         {(place,): [["tt.divisibility", 16]] for place in multiples},
     )
     target = triton.backends.compiler.GPUTarget("cuda", architecture, 32)
-    options = {"num_warps": case.warps, "enable_fp_fusion": case.fusion}
+    options = {"num_warps": case.warps, "enable_fp_fusion": case.fusion, "maxnreg": case.most_registers}
     return triton.compile(source, target=target, options=options)
 
 

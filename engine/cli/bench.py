@@ -361,8 +361,10 @@ def audit(
             programs.add_row(cost.name, f"{cost.probability:.3f}", *figures)
         console.print(programs)
         total = expected_microseconds(spent)
+        missing = sum(cost.microseconds is None for cost in spent)
+        without = f"; without {missing} transforms that have no launchers, so too little" if missing else ""
         console.print(
-            f"BaRT(5): Σ p·µs = {total:.1f} µs an image, {total / bare:.1%} of the bare gradient, predicted",
+            f"BaRT(5): Σ p·µs = {total:.1f} µs an image, {total / bare:.1%} of the bare gradient, predicted{without}",
             highlight=False,
         )
     if out is not None:

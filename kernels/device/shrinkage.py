@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cannonade.kernels import native
-from cannonade.kernels.backend import jit, on_device, tl, triton
+from cannonade.kernels.backend import constants, jit, on_device, tl, triton
 from cannonade.kernels.device.case import Case
+from cannonade.kernels.device.colours import inverse
 from cannonade.kernels.device.rows import Rows, every
 from cannonade.kernels.device.wavelet import (
     Plan,
@@ -30,6 +31,12 @@ from cannonade.kernels.device.wavelet import (
 # BT.601 with luma in 16 … 235 and chroma in 16 … 240, for RGB in [0, 1].
 YCBCR = ((65.481, 128.553, 24.966), (-37.797, -74.203, 112.0), (112.0, -93.786, -18.214))
 YCBCR_OFFSET = (16.0, 128.0, 128.0)
+_EYE = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
+# Of RGB and of YCbCr: the matrix from RGB, its inverse, and the offset.
+_SPACES = (
+    (*chain(*_EYE, *_EYE), 0.0, 0.0, 0.0),
+    (*chain(*YCBCR, *inverse(YCBCR)), *YCBCR_OFFSET),
+)
 
 _RUN = 2048  # values that a program looks at together
 _TILE = 512  # pixels of a program
@@ -300,18 +307,8 @@ def _shrink_adjoint(out: Tensor, grad: Tensor, masks: Tensor, plan: Plan) -> Non
     synthesise(out, masks, pyramid, plan, mirror=True)
 
 
-@lru_cache(maxsize=16)
-def _colours(device: torch.device) -> Tensor:
-    """Of RGB and of YCbCr: the matrix from RGB, its inverse, and the offset; [2, 21] float64."""
-    forth, eye = torch.tensor(YCBCR, dtype=torch.float64), torch.eye(3, dtype=torch.float64)
-    offset = torch.tensor(YCBCR_OFFSET, dtype=torch.float64)
-    rgb = torch.cat((eye.flatten(), eye.flatten(), torch.zeros_like(offset)))
-    ycbcr = torch.cat((forth.flatten(), torch.linalg.inv(forth).flatten(), offset))
-    return torch.stack((rgb, ycbcr)).to(device)
-
-
 def _tables(plan: Plan) -> tuple[Tensor, ...]:
-    return plan.index, plan.table, _colours(plan.table.device)
+    return plan.index, plan.table, constants(_SPACES, torch.float64, plan.table.device)
 
 
 def _to_planes(

@@ -16,6 +16,7 @@ from cannonade.kernels.device.rows import Rows, every
 Read = Literal["nearest", "edge", "mirror"]
 
 _TILE = 256  # pixels of a program
+_TURN_REGISTERS = 128  # of a thread where turns are tried backwards: what it needs, none spilled
 _READS = {"nearest": 0, "edge": 1, "mirror": 2}
 
 
@@ -122,7 +123,7 @@ def turn_into(out: Rows, images: Rows, turns: Tensor, mirror: bool) -> None:
 
 def turn_adjoint_into(to: Rows, grad: Rows, turns: Tensor, mirror: bool) -> None:
     """The adjoint of `turn_into`."""
-    _launch(_turn_adjoint_kernel, to, grad, turns, MIRROR=mirror)
+    _launch(_turn_adjoint_kernel, to, grad, turns, MIRROR=mirror, maxnreg=_TURN_REGISTERS)
 
 
 def resize_into(out: Rows, images: Rows, places: Tensor, read: str, fill: float) -> None:
@@ -144,7 +145,7 @@ def resize_adjoint_into(to: Rows, grad: Rows, places: Tensor, read: str) -> None
     _launch(_resize_adjoint_kernel, to, grad, places, *grad.buffer.shape[2:], READ=_READS[read])
 
 
-def _launch(kernel: Any, out: Rows, source: Rows, parameters: Tensor, *numbers: float, **constants: Any) -> None:
+def _launch(kernel: Any, out: Rows, source: Rows, parameters: Tensor, *numbers: float, **options: Any) -> None:
     """A program for every tile of pixels that are written."""
     _, channels, height, width = out.buffer.shape
     programs = len(out) * triton.cdiv(height * width, _TILE)
@@ -153,7 +154,7 @@ def _launch(kernel: Any, out: Rows, source: Rows, parameters: Tensor, *numbers: 
     with on_device(out.buffer):
         kernel[(programs,)](
             out.buffer, out.index, source.buffer, source.index, parameters.contiguous(), channels, height, width,
-            *numbers, **constants, CHANNELS=triton.next_power_of_2(channels), TILE=_TILE,
+            *numbers, **options, CHANNELS=triton.next_power_of_2(channels), TILE=_TILE,
         )  # fmt: skip
 
 
@@ -481,6 +482,7 @@ def _case(name: str, kernel: Any, parameters: dict[str, str], operations: float,
         bytes_per_pixel=24,
         least_bytes=24,
         operations=operations,
+        most_registers=_TURN_REGISTERS if name == "warp turn adjoint" else None,
     )
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cannonade.kernels.backend import jit, on_device, tl, triton
+from cannonade.kernels.backend import constants, jit, on_device, tl, triton
 from cannonade.kernels.device.blur import _start
 from cannonade.kernels.device.case import Case
 from cannonade.kernels.device.rows import Rows, every
@@ -36,15 +36,12 @@ class Bank:
     table: Tensor
 
 
-@lru_cache(maxsize=64)
 def bank(filters: tuple[tuple[float, ...], ...], depths: tuple[int, ...], device: torch.device) -> Bank:
-    """Made once for a device, because what comes from the host waits for it."""
+    """On a device, where each table is sent once."""
     pairs = [(low, [value if tap % 2 else -value for tap, value in enumerate(reversed(low))]) for low in filters]
-    padded = [[[*own, *[0.0] * (_LONGEST - len(own))] for own in pair] for pair in pairs]
-    table = [(len(taps), depth) for taps, depth in zip(filters, depths, strict=True)]
-    return Bank(
-        torch.tensor(padded, dtype=torch.float64, device=device), torch.tensor(table, dtype=torch.int64, device=device)
-    )
+    padded = tuple(tuple((*own, *[0.0] * (_LONGEST - len(own))) for own in pair) for pair in pairs)
+    table = tuple((len(taps), depth) for taps, depth in zip(filters, depths, strict=True))
+    return Bank(constants(padded, torch.float64, device), constants(table, torch.int64, device))
 
 
 def sizes_of(height: int, width: int, taps: int, depth: int) -> tuple[tuple[int, int], ...]:

@@ -16,6 +16,7 @@ from cannonade.kernels.device.rows import Rows, every
 from cannonade.kernels.sheets import disk_windows
 
 _TILE = (8, 32)  # rows and columns of a program: their windows overlap, so most of what it reads is in the cache
+_REGISTERS = 64  # of a thread of medians: room for eight programs a multiprocessor, and none spilled
 _RUN = 4096  # pixels of a plane that are compared at once for its extremes
 
 # Native code takes a window as a row of half-widths, −1 for the rows of the table that it does not have
@@ -227,15 +228,15 @@ def bilateral_adjoint_into(out: Rows, grad: Rows, images: Rows, radius: Tensor, 
 
 def median_into(out: Rows, images: Rows, reach: Tensor, disk: bool, places: Tensor) -> None:
     """Medians of images of a buffer; reach [M, C, 2] int64 and places [M, C, H, W] int32 as `window_median` has them."""
-    _launch(_median_kernel, out, images, reach.contiguous(), places, DISK=disk)
+    _launch(_median_kernel, out, images, reach.contiguous(), places, DISK=disk, maxnreg=_REGISTERS)
 
 
 def median_adjoint_into(out: Rows, grad: Rows, reach: Tensor, disk: bool, places: Tensor) -> None:
     """The gradient of `median_into`: a pixel gets that of every window around it that selected it."""
-    _launch(_median_adjoint_kernel, out, grad, reach.contiguous(), places, DISK=disk)
+    _launch(_median_adjoint_kernel, out, grad, reach.contiguous(), places, DISK=disk, maxnreg=_REGISTERS)
 
 
-def _launch(kernel: Any, out: Rows, images: Rows, *parameters: Tensor, **constants: bool) -> None:
+def _launch(kernel: Any, out: Rows, images: Rows, *parameters: Tensor, **options: int) -> None:
     """A program for every tile of every plane."""
     _, channels, height, width = images.buffer.shape
     rows, columns = _TILE
@@ -244,7 +245,7 @@ def _launch(kernel: Any, out: Rows, images: Rows, *parameters: Tensor, **constan
         return
     with on_device(images.buffer):
         kernel[(tiles,)](
-            out.buffer, out.index, images.buffer, images.index, *parameters, channels, height, width, **constants,
+            out.buffer, out.index, images.buffer, images.index, *parameters, channels, height, width, **options,
             ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
 
@@ -657,6 +658,7 @@ def _case(name: str, kernel: Any, arguments: str, moved: float, operations: floa
         bytes_per_pixel=moved,
         least_bytes=moved,
         operations=operations,
+        most_registers=_REGISTERS if "median" in name else None,
         approximate="the root that it cuts to a whole number is far from one",
     )
 

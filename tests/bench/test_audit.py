@@ -14,7 +14,7 @@ from cannonade.cli import app
 from cannonade.kernels.backend import jit, tl, triton
 from cannonade.kernels.device.case import Case
 from cannonade.transforms.denoising import GaussianBlur
-from cannonade.transforms.geometry import Rotation
+from cannonade.transforms.geometry import RandomResizePad
 
 pytestmark = pytest.mark.skipif(triton is None, reason="Triton is not installed")
 
@@ -122,7 +122,7 @@ def test_launches_are_listed_with_their_arguments():
     first, *_ = kernels_of(GaussianBlur())
     assert first.kernel.__name__ == "_blur_kernel"
     assert (first.arguments["ALONG"], first.arguments["height"]) == (0, 224)
-    assert kernels_of(Rotation()) is None
+    assert kernels_of(RandomResizePad()) is None
 
 
 def test_the_bare_model():
