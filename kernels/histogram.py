@@ -200,7 +200,7 @@ def _room(planes: Tensor, rows: Tensor, columns: Tensor, least_side: int | None)
     if not len(planes):
         return 0
     least = (least_side, least_side) if least_side else (int(rows.min()), int(columns.min()))
-    return most_tiles(*planes.shape[1:], *least)
+    return most_tiles(planes.shape[1:], *least)
 
 
 def _clahe(planes: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor, with_slope: bool) -> Clahe:
@@ -383,7 +383,7 @@ def clahe_step(
     def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
         size = images.buffer.shape[2:]
         slope = images.buffer.new_empty((len(images), 3, *size), dtype=torch.float32)
-        tiles = most_tiles(*size, least_side(size), least_side(size))
+        tiles = most_tiles(size, least_side(size), least_side(size))
         clahe_into(out, images, rows, columns, clip_limit, per_channel, tiles, slope)
         return (slope,)
 

@@ -124,8 +124,8 @@ class AdaptiveHistogramEqualisation(Transform):
 
     def step(self, params: Params) -> Step:
         """The same by launchers, one sequence of launches for all images."""
-        tiles = (params[name] for name in ("rows", "columns", "clip_limit", "per_channel"))
-        return clahe_step(*tiles, least_side=lambda size: _side(size, self.side[0]))
+        rows, columns, clip_limit = (params[name] for name in ("rows", "columns", "clip_limit"))
+        return clahe_step(rows, columns, clip_limit, params["per_channel"], lambda size: _side(size, self.side[0]))
 
 
 def _side(size: torch.Size, part: float) -> int:

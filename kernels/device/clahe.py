@@ -39,8 +39,8 @@ def clahe_by_tiles(
     planes = planes.contiguous()
     out, slope = _with_slope(planes, with_slope)
     if backend == "triton":
-        own = (each[:, None] for each in (rows, columns, clip_limit))
-        clahe_into(every(out[:, None]), every(planes[:, None]), *own, None, tiles, slope[:, None])
+        ours, theirs = every(out[:, None]), every(planes[:, None])
+        clahe_into(ours, theirs, rows[:, None], columns[:, None], clip_limit[:, None], None, tiles, slope[:, None])
         return out, slope
     native.run(
         "clahe", out, slope, planes, rows.contiguous(), columns.contiguous(), clip_limit.contiguous(), int(with_slope),
@@ -115,9 +115,9 @@ def _replace_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 replace_values.register_autograd(_replace_backward, setup_context=_keep_values)
 
 
-def most_tiles(height: int, width: int, least_rows: int, least_columns: int) -> int:
-    """How many tiles a plane has if its tiles have at least these sides."""
-    return -(-height // least_rows) * -(-width // least_columns)
+def most_tiles(size: torch.Size, least_rows: int, least_columns: int) -> int:
+    """How many tiles a plane of a size (H, W) has at most if its tiles have at least these sides."""
+    return -(-size[0] // least_rows) * -(-size[1] // least_columns)
 
 
 def clahe_into(

@@ -685,7 +685,7 @@ _TYPES = {
 }
 
 
-def _case(name: str, kernel: Any, moved: float, least: float, reason: str = "", **constants: int) -> Case:
+def _case(name: str, kernel: Any, moved: float, least: float, reason: str = "", **constants: float) -> Case:
     by_plane = "RUN" in constants
     names = [name for name in kernel.arg_names if name not in constants]
     return Case(

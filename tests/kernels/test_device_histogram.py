@@ -119,7 +119,7 @@ def steps(device):
 
     def adapt(out, images):
         slope = torch.empty(3, 3, 9, 14, device=device)
-        clahe_into(out, images, *tiles, per_channel, most_tiles(9, 14, 4, 4), slope)
+        clahe_into(out, images, *tiles, per_channel, most_tiles(torch.Size((9, 14)), 4, 4), slope)
         return (slope,)
 
     def adapt_adjoint(to, grad, images, slope):
