@@ -1,22 +1,31 @@
 """Contrast: histogram equalisation, percentile stretching, and contrast-limited adaptive equalisation (CLAHE)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from cannonade.kernels.backend import Backend, choose
-from cannonade.kernels.device.histogram import (
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.clahe import (
     NOISE,
+    clahe_adjoint_into,
     clahe_by_tiles,
-    equalised_by_shares,
+    clahe_into,
+    most_tiles,
     replace_values,
+)
+from cannonade.kernels.device.histogram import (
+    LEAST_SPREAD,
+    equalise_adjoint_into,
+    equalise_into,
+    equalised_by_shares,
+    stretch_adjoint_into,
+    stretch_into,
     stretched_by_percentiles,
 )
+from cannonade.kernels.device.rows import Rows, Step
 from cannonade.kernels.pointwise import clip
-
-# A spread below float32's rounding step at 1 is no contrast: stretching it would make a picture of rounding noise.
-_LEAST_SPREAD = 2.0**-24
 
 _GREYS = 16383  # CLAHE's largest grey value
 _BINS = 256
@@ -24,7 +33,7 @@ _GREYS_PER_BIN = 65
 _CHUNK = 1 << 19  # pixels that CLAHE takes at once: its float64 temporaries would else be 30 times the input
 
 
-def equalise(planes: Tensor, bins: Tensor, backend: Backend = "auto") -> Tensor:
+def equalise(planes: Tensor, bins: Tensor, backend: Backend = "auto", most_bins: int | None = None) -> Tensor:
     """Histogram equalisation: each value becomes its share in the distribution, linear between the centres of the bins.
 
     The bins divide [min, max] of the plane. Gradient: the counts are constants, and the bins' dependence on min and max
@@ -35,17 +44,20 @@ def equalise(planes: Tensor, bins: Tensor, backend: Backend = "auto") -> Tensor:
     Args:
         planes: [P, H, W] in [0, 1].
         bins: [P] int64, at least 2.
-        backend: "auto", "native" or "torch"; they differ by rounding.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
+        most_bins: no plane has more, where that is known: it spares native code and Triton asking the device.
 
     Returns:
         [P, H, W] in [0, 1].
     """
-    if choose(backend, planes, native=planes.dtype == torch.float32) == "native":
-        equalised: Tensor = equalised_by_shares(planes, bins, int(bins.max()) if len(bins) else 2)[0]
+    chosen = choose(backend, planes, native=planes.dtype == torch.float32, on_gpu=planes.dtype in NARROW)
+    if chosen != "torch":
+        size = most_bins or (int(bins.max()) if len(bins) else 2)
+        equalised: Tensor = equalised_by_shares(planes, bins, size, chosen)[0]
         return equalised
     flat = planes.flatten(1)
     low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-    varies = high - low >= _LEAST_SPREAD
+    varies = high - low >= LEAST_SPREAD
     shares = _distribution(flat.detach(), bins[:, None]).to(planes.dtype)
     place = (flat - low) * (bins[:, None] / torch.where(varies, high - low, 1.0)) - 0.5
     index = place.detach().long().clamp_(min=0)
@@ -93,19 +105,20 @@ def stretch(planes: Tensor, low: Tensor, high: Tensor, backend: Backend = "auto"
     Args:
         planes: [P, H, W] in [0, 1].
         low, high: [P], the two shares of the values in [0, 1], low < high.
-        backend: "auto", "native" or "torch"; they differ by rounding.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
 
     Returns:
         [P, H, W] in [0, 1].
     """
-    if choose(backend, planes, native=planes.dtype == torch.float32) == "native":
-        between: Tensor = stretched_by_percentiles(planes, low.double(), high.double())[0]
+    chosen = choose(backend, planes, native=planes.dtype == torch.float32, on_gpu=planes.dtype in NARROW)
+    if chosen != "torch":
+        between: Tensor = stretched_by_percentiles(planes, low.double(), high.double(), chosen)[0]
         return between
     flat = planes.flatten(1)
     floor = _percentile(flat, low)
     # The largest are the negative's smallest: finding 4 % at each end takes a quarter of the time of sorting all.
     spread = -_percentile(-flat, 1 - high.double()) - floor
-    apart = spread >= _LEAST_SPREAD
+    apart = spread >= LEAST_SPREAD
     stretched = clip((flat - floor) / torch.where(apart, spread, 1.0))
     return torch.where(apart, stretched, floor).view_as(planes)
 
@@ -146,6 +159,7 @@ def clahe(
     clip_limit: Tensor,
     with_slope: bool = True,
     backend: Backend = "auto",
+    least_side: int | None = None,
 ) -> Clahe:
     """Contrast-limited adaptive histogram equalisation, in 14-bit grey values and 253 bins of 65 of them.
 
@@ -163,12 +177,15 @@ def clahe(
         rows, columns: [P] int64, sides of the tiles in pixels, at least 1.
         clip_limit: [P], share of a tile's pixels that a bin may hold.
         with_slope: whether the slope is wanted.
-        backend: "auto", "native" or "torch"; of the same bits but for the slope's rounding.
+        backend: "auto", "triton", "native" or "torch"; of the same bits but for the slope's rounding.
+        least_side: no side of a tile is less, where that is known: it spares Triton asking the device.
     """
-    if choose(backend, planes, native=planes.dtype == torch.float32) == "native":
-        value, slope = clahe_by_tiles(planes, rows, columns, clip_limit.double(), with_slope)
-        return Clahe(value, slope if with_slope else None)
+    chosen = choose(backend, planes, native=planes.dtype == torch.float32, on_gpu=planes.dtype in NARROW)
     height, width = planes.shape[1:]
+    if chosen != "torch":
+        tiles = _room(planes, rows, columns, least_side) if chosen == "triton" else 0
+        value, slope = clahe_by_tiles(planes, rows, columns, clip_limit.double(), with_slope, tiles, chosen)
+        return Clahe(value, slope if with_slope else None)
     tiles = int((-(-height // rows) * -(-width // columns)).max()) if len(planes) else 1
     # Small images have many table entries to a pixel, so those are bounded as well.
     chunk = max(1, min(_CHUNK // (height * width), 4 * _CHUNK // (tiles * _BINS)))
@@ -176,6 +193,14 @@ def clahe(
     parts = [_clahe(own, tall, wide, limit, with_slope) for own, tall, wide, limit in chunks]
     slopes = [part.slope for part in parts if part.slope is not None]
     return Clahe(torch.cat([part.planes for part in parts]), torch.cat(slopes) if slopes else None)
+
+
+def _room(planes: Tensor, rows: Tensor, columns: Tensor, least_side: int | None) -> int:
+    """The number of tiles that tables need room for."""
+    if not len(planes):
+        return 0
+    least = (least_side, least_side) if least_side else (int(rows.min()), int(columns.min()))
+    return most_tiles(planes.shape[1:], *least)
 
 
 def _clahe(planes: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor, with_slope: bool) -> Clahe:
@@ -304,16 +329,65 @@ def replace_value(images: Tensor, new_value: Tensor, slope: Tensor, backend: Bac
     Args:
         images: [N, 3, H, W] in [0, 1].
         new_value, slope: [N, H, W], the first in [0, 1]; constants.
-        backend: "auto", "native" or "torch"; they differ by rounding.
+        backend: "auto", "triton", "native" or "torch"; they differ by rounding.
 
     Returns:
         [N, 3, H, W] in [0, 1].
     """
-    if choose(backend, images, native=images.dtype == torch.float32) == "native":
-        replaced: Tensor = replace_values(images, new_value, slope)
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        replaced: Tensor = replace_values(images, new_value, slope, chosen)
         return replaced
     value = images.amax(1)
     new = (new_value + slope * (value - value.detach()))[:, None]
     coloured = (value > NOISE)[:, None]
     share = images / torch.where(coloured, value[:, None], 1.0)
     return torch.where(coloured, share, 1.0) * new
+
+
+def equalise_step(bins: Tensor, most_bins: int) -> Step:
+    """`equalise` of the channels of images by launchers; bins [M, C], at most `most_bins`, a row for each image of a launch."""
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        return (equalise_into(out, images, bins, most_bins),)
+
+    def backward(to: Rows, grad: Rows, images: Rows, shares: Tensor) -> None:
+        equalise_adjoint_into(to, grad, images, bins, shares)
+
+    return Step(forward, backward)
+
+
+def stretch_step(low: Tensor, high: Tensor) -> Step:
+    """`stretch` of the channels of images by launchers; low and high [M, C], a row for each image of a launch."""
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        return stretch_into(out, images, low, high)
+
+    def backward(to: Rows, grad: Rows, images: Rows, places: Tensor, numbers: Tensor) -> None:
+        stretch_adjoint_into(to, grad, images, places, numbers)
+
+    return Step(forward, backward)
+
+
+def clahe_step(
+    rows: Tensor, columns: Tensor, clip_limit: Tensor, per_channel: Tensor, least_side: Callable[[torch.Size], int]
+) -> Step:
+    """`clahe` by launchers of the channels of some RGB images, and of the value of others, which `replace_value` gives them.
+
+    Args:
+        rows, columns, clip_limit: [M, 3], a row for each image of a launch; of the value, the first.
+        per_channel: [M] bool, false for the images whose value is equalised.
+        least_side: of the images' size (H, W), the least side that a tile may have.
+    """
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        size = images.buffer.shape[2:]
+        slope = images.buffer.new_empty((len(images), 3, *size), dtype=torch.float32)
+        tiles = most_tiles(size, least_side(size), least_side(size))
+        clahe_into(out, images, rows, columns, clip_limit, per_channel, tiles, slope)
+        return (slope,)
+
+    def backward(to: Rows, grad: Rows, images: Rows, slope: Tensor) -> None:
+        clahe_adjoint_into(to, grad, images, per_channel, slope)
+
+    return Step(forward, backward)

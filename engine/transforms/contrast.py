@@ -7,8 +7,17 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
+from cannonade.kernels.device.rows import Step
 from cannonade.kernels.groups import by_group
-from cannonade.kernels.histogram import clahe, equalise, replace_value, stretch
+from cannonade.kernels.histogram import (
+    clahe,
+    clahe_step,
+    equalise,
+    equalise_step,
+    replace_value,
+    stretch,
+    stretch_step,
+)
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 from cannonade.transforms.scaling import check_range
 
@@ -47,7 +56,11 @@ class HistogramEqualisation(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Equalise each channel."""
-        return equalise(images.flatten(0, 1), params["bins"].flatten()).view(images.shape)
+        return equalise(images.flatten(0, 1), params["bins"].flatten(), most_bins=self.bins[1]).view(images.shape)
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return equalise_step(params["bins"], self.bins[1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +97,7 @@ class AdaptiveHistogramEqualisation(Transform):
 
         Where `per_channel` is false the first of the three serves the value, and the others repeat it.
         """
-        least, most = (max(1, int(min(shape[-2:]) * part + 0.5)) for part in self.side)
+        least, most = (_side(shape, part) for part in self.side)
         per_channel = draws.site(3).bernoulli(self.per_channel)
         own = {
             "rows": draws.site(0).integers(least, most, (3,)),
@@ -108,6 +121,16 @@ class AdaptiveHistogramEqualisation(Transform):
             return replace_value(chosen, *_equalised(chosen.amax(1), *(params[name][rows, 0] for name in names)))
 
         return by_group(params["per_channel"].long(), lambda key, rows: of_channels(rows) if key else of_value(rows))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers, one sequence of launches for all images."""
+        rows, columns, clip_limit = (params[name] for name in ("rows", "columns", "clip_limit"))
+        return clahe_step(rows, columns, clip_limit, params["per_channel"], lambda size: _side(size, self.side[0]))
+
+
+def _side(size: torch.Size, part: float) -> int:
+    """A part of the smaller of an image's sides, the last two of `size`, in pixels."""
+    return max(1, int(min(size[-2:]) * part + 0.5))
 
 
 def _equalised(planes: Tensor, rows: Tensor, columns: Tensor, clip_limit: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,3 +176,7 @@ class ContrastStretching(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Stretch each channel."""
         return stretch(images.flatten(0, 1), params["low"].flatten(), params["high"].flatten()).view(images.shape)
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return stretch_step(params["low"], params["high"])

@@ -84,6 +84,9 @@ def test_no_images_and_empty_programs(on_rows):
         "random_zoom",
         "rotation",
         "random_crop_rescale",
+        "histogram_equalisation(bins=(5, 40))",
+        "adaptive_histogram_equalisation(side=(0.4, 0.6))",
+        "contrast_stretching(low=(0.05, 0.1), high=(0.8, 0.9))",
     ],
 )
 def test_every_step_does_what_its_transform_does(on_rows, monkeypatch, device, name):
