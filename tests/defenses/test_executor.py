@@ -71,6 +71,7 @@ def test_no_images_and_empty_programs(on_rows):
         "mean_bilateral_filter(radius=(1, 2), spread=(20, 90))",
         "jpeg_noise",
         "lab_shift",
+        "fft_perturbation",
         "swirl",
         "random_zoom",
         "rotation",
