@@ -108,9 +108,9 @@ def pyautoattack_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: 
 
 def adv_lib_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) -> Tensor:
     """adv_lib's `apgd` with the cross-entropy loss and eot_iter; best loss."""
-    if find_spec("visdom") is None:
+    if "visdom" not in sys.modules and find_spec("visdom") is None:
         # adv_lib imports its plotting server at once; nothing plots here.
-        sys.modules.setdefault("visdom", ModuleType("visdom"))
+        sys.modules["visdom"] = ModuleType("visdom")
     from adv_lib.attacks.auto_pgd import apgd
 
     settings: Any = {"norm": float("inf"), "loss_function": "ce", "best_loss": True}

@@ -5,6 +5,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.device.spectrum import Filter, perturb, perturb_adjoint_into, perturb_into
+from cannonade.kernels.philox import draw
+from cannonade.kernels.pointwise import clip
+
 
 class _RealFilter(torch.autograd.Function):
     """Multiply the half spectrum of a real image by real, point-symmetric weights: a self-adjoint map."""
@@ -75,3 +81,41 @@ def perturb_spectrum(images: Tensor, keep: Tensor, factor: Tensor) -> Tensor:
     weights.addcmul_(opposite * _reversed(rows, -2), _reversed(columns, -1)[..., :half]).mul_(0.5)
     out: Tensor = _RealFilter.apply(images, weights)
     return out
+
+
+def perturb_spectrum_drawn(
+    images: Tensor, keep: Tensor, coordinates: Tensor, low: float, high: float, backend: Backend = "auto"
+) -> Tensor:
+    """`perturb_spectrum` with factors low + (high − low)·u of uniform numbers u, clipped to [0, 1].
+
+    Element r·W + c of a stream gives the factor of frequency (r, c). No tensor of factors is kept: backward draws again.
+
+    Args:
+        images: [N, C, H, W].
+        keep: [N, C] float32 keep fractions in [0, 1].
+        coordinates: [N, 5] int64, of the streams (see `cannonade.kernels.philox.draw`).
+        low, high: ends of the factors.
+        backend: "auto", "triton", "native" or "torch"; their factors have the same bits, Fourier transforms round.
+
+    Returns:
+        [N, C, H, W].
+    """
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
+    if chosen != "torch":
+        perturbed: Tensor = perturb(images, keep, coordinates, low, high, chosen)[0]
+        return perturbed
+    unit = draw(coordinates, images.shape[-2:].numel(), "uniform")
+    return clip(perturb_spectrum(images, keep, unit.mul_(high - low).add_(low).view(-1, *images.shape[-2:])))
+
+
+def perturb_spectrum_step(keep: Tensor, coordinates: Tensor, low: float, high: float) -> Step:
+    """`perturb_spectrum_drawn` by launchers; keep [M, C] and coordinates [M, 5], a row for each image of a launch."""
+    own = Filter(keep, coordinates, low, high)
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        return (perturb_into(out, images, own),)
+
+    def backward(to: Rows, grad: Rows, images: Rows, inside: Tensor) -> None:
+        perturb_adjoint_into(to, grad, own, inside)
+
+    return Step(forward, backward)

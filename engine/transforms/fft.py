@@ -6,10 +6,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cannonade.draws import Draws, Stream
+from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.pointwise import clip
-from cannonade.kernels.spectrum import perturb_spectrum
+from cannonade.kernels.device.rows import Step
+from cannonade.kernels.spectrum import perturb_spectrum_drawn, perturb_spectrum_step
 from cannonade.transforms.base import Gradient, Params, Transform
 
 
@@ -26,7 +26,7 @@ class FftPerturbation(Transform):
     """
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
-    in_slices = "always"
+    in_slices = "without native code"
 
     factor: tuple[float, float] = (0.98, 1.02)
     keep: tuple[float, float] = (0.0, 0.95)
@@ -43,5 +43,8 @@ class FftPerturbation(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Filter each image and clip."""
-        factor = Stream(params["stream"]).uniform(*self.factor, shape=images.shape[-2:])
-        return clip(perturb_spectrum(images, params["keep"], factor))
+        return perturb_spectrum_drawn(images, params["keep"], params["stream"], *self.factor)
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return perturb_spectrum_step(params["keep"], params["stream"], *self.factor)

@@ -80,6 +80,7 @@ def test_no_images_and_empty_programs(on_rows):
         "noise_injection(modes=('poisson', 'speckle', 'poisson'))",
         "noise_injection(modes=('poisson',), levels='distinct')",
         "noise_injection(modes=('poisson',), levels=20000)",
+        "fft_perturbation",
         "swirl",
         "random_zoom",
         "rotation",

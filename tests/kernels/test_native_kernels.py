@@ -17,6 +17,7 @@ from cannonade.kernels.noise import add_noise
 from cannonade.kernels.pointwise import shift_hsv, shift_lab, shift_xyz, shift_yuv
 from cannonade.kernels.seams import carve
 from cannonade.kernels.shrinkage import bayes_shrink
+from cannonade.kernels.spectrum import perturb_spectrum_drawn
 from cannonade.kernels.tv import tv_chambolle
 from cannonade.kernels.warp import Box, resize_crop, resize_pad, rotate, swirl
 from cannonade.kernels.window import bilateral_mean, disk_mean
@@ -158,6 +159,13 @@ CASES = {
         each(between(0, 1, 1, 1)),
         1e-6,
         1e-5,
+    ),
+    "perturb_spectrum": Case(
+        partial(perturb_spectrum_drawn, low=0.9, high=1.2),
+        each(between(0, 0.95, 3), streams),
+        2e-6,
+        4e-6,
+        share=1e-4,  # values within rounding of a bound, where the slope of the clip jumps
     ),
     "swirl": Case(swirl, each(between(-2, 2), integers(3, 40), integers(0, 20), integers(0, 20)), 1e-5, 5e-5),
     "rotate": Case(rotate, each(between(-180, 180)), 2e-5, 1e-4),
