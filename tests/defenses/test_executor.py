@@ -71,6 +71,7 @@ def test_no_images_and_empty_programs(on_rows):
         "mean_bilateral_filter(radius=(1, 2), spread=(20, 90))",
         "jpeg_noise",
         "lab_shift",
+        "tv_chambolle(max_iterations=3)",
     ],
 )
 def test_every_step_does_what_its_transform_does(on_rows, monkeypatch, device, name):
