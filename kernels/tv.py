@@ -70,8 +70,8 @@ def tv_chambolle_step(weight: Tensor, per_channel: Tensor, tolerance: float, max
     def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
         return tv_into(out, images, weight, per_channel, tolerance, max_iterations)
 
-    def backward(to: Rows, grad: Rows, images: Rows, *kept: Tensor) -> None:
-        tv_adjoint_into(to, grad, *kept, weight, per_channel)
+    def backward(to: Rows, grad: Rows, images: Rows, u: Tensor, dual: Tensor, steps: Tensor) -> None:
+        tv_adjoint_into(to, grad, u, dual, steps, weight, per_channel)
 
     return Step(forward, backward)
 
