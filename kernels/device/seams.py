@@ -1,9 +1,9 @@
 """Seam carving by native code and by Triton.
 
 On Triton the energies are found in tiles, and one program takes all vertical, then one all horizontal seams out of an image:
-what a seam is depends on all before it. Its chain, at 224×224 and 26 seams along an axis, is 26 · 224 rows of costs, each from
-the one above it, and as many steps back along the seams. Energies and costs are whole numbers in float64, so which seams go
-depends on no order of additions, and the seams are those of the reference.
+what a seam is depends on all before it. Its chain is, for each of some 26 seams along an axis of 224 pixels, 224 rows of costs,
+each from the one above it, and 46 reads that follow the seam back. Energies and costs are whole numbers in float64, so which
+seams go depends on no order of additions, and the seams are those of the reference.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from cannonade.kernels.device.case import Case
 from cannonade.kernels.device.rows import Rows, every
 
 _TILE = (8, 32)  # rows and columns of a program
-_MOVED = 2048  # places of a table's rows that are moved at once where a seam goes
+_MOVED = 1024  # places of a table's rows that are moved at once where a seam goes
+_SPAN = 16  # rows that a seam is followed through in one go, at least
+_TRACED = 4096  # places that are followed at once, at most
 _RUN = 4096  # values that are set to 0 at once
 
 
@@ -50,7 +52,8 @@ def seams_index_into(out: Tensor, images: Rows, vertical: Tensor, horizontal: Te
     moves = images.buffer.new_empty((count, pixels), dtype=torch.int8)
     seam = images.buffer.new_empty((count, max(height, width)), dtype=torch.int32)
     columns, rows = images.buffer.new_empty((2, count, pixels), dtype=torch.int32)
-    block = triton.next_power_of_2(max(height, width))
+    settings = _settings(max(height, width))
+    jumps = images.buffer.new_empty((count, settings["BANDS"] * settings["BLOCK"]), dtype=torch.int32)
     for kept, turned in ((columns, False), (rows, True)):
         _launch(
             _energy_kernel, images, energy, kept, images.buffer, images.index, columns, vertical,
@@ -59,8 +62,8 @@ def seams_index_into(out: Tensor, images: Rows, vertical: Tensor, horizontal: Te
         if count and pixels:
             with on_device(out):
                 _carve_kernel[(count,)](
-                    energy, kept, moves, seam, images.index, vertical, horizontal, height, width, TURNED=turned,
-                    BLOCK=block, BAND=max(1, _MOVED // block),
+                    energy, kept, moves, seam, jumps, images.index, vertical, horizontal, height, width,
+                    TURNED=turned, **settings,
                 )  # fmt: skip
     _launch(_index_kernel, images, out, columns, rows, images.index, vertical, horizontal)
 
@@ -85,6 +88,13 @@ def expand_adjoint_into(out: Rows, grad: Rows, index: Tensor, vertical: Tensor, 
             _clear_kernel[(len(out), triton.cdiv(values, _RUN))](out.buffer, out.index, values, RUN=_RUN)
     counts = (vertical.contiguous(), horizontal.contiguous())
     _launch(_expand_adjoint_kernel, grad, out.buffer, out.index, grad.buffer, grad.index, index, *counts)
+
+
+def _settings(side: int) -> dict[str, int]:
+    """How the rows of tables up to `side` long are divided."""
+    block = triton.next_power_of_2(side)
+    span = max(_SPAN, block * block // _TRACED)
+    return {"BLOCK": block, "BANDS": max(1, block // span), "SPAN": span, "MOVED": max(1, _MOVED // block)}
 
 
 def _launch(kernel: Any, images: Rows, *arguments: Tensor, **constants: bool) -> None:
@@ -185,36 +195,73 @@ def _energy_kernel(
 
 
 @jit
-def _least_seam(
-    seam_ptr: tl.tensor,
+def _costs(
     moves_ptr: tl.tensor,
     energy_ptr: tl.tensor,
     rows: tl.tensor,
     length: tl.tensor,
     pitch: tl.tensor,
     BLOCK: tl.constexpr,
-) -> None:
-    """Write the column in each row of the least seam through the first `length` columns."""
+) -> Any:
+    """Write from which column above each pixel is reached, −1, 0 or 1 away; where in the last row the least seam ends."""
     x = tl.arange(0, BLOCK)
     own = x < length
+    around = tl.reshape(tl.join(tl.maximum(x - 1, 0), tl.minimum(x + 1, BLOCK - 1)), (2 * BLOCK,))
     cost = tl.load(energy_ptr + x, mask=own, other=float("inf"))
-    # A row is asked for while the one before it is worked on.
+    # A row is asked for while the two before it are worked on.
     coming = tl.load(energy_ptr + pitch + x, mask=own & (rows > 1), other=float("inf"))
+    later = tl.load(energy_ptr + 2 * pitch + x, mask=own & (rows > 2), other=float("inf"))
     for y in range(1, rows):
         energy = coming
-        coming = tl.load(energy_ptr + (y + 1) * pitch + x, mask=own & (y + 1 < rows), other=float("inf"))
-        left = tl.where(x > 0, tl.gather(cost, tl.maximum(x - 1, 0), 0), float("inf"))
-        right = tl.where(x < BLOCK - 1, tl.gather(cost, tl.minimum(x + 1, BLOCK - 1), 0), float("inf"))
+        coming = later
+        later = tl.load(energy_ptr + (y + 2) * pitch + x, mask=own & (y + 2 < rows), other=float("inf"))
+        left, right = tl.split(tl.reshape(tl.gather(cost, around, 0), (BLOCK, 2)))
+        left = tl.where(x > 0, left, float("inf"))
+        right = tl.where(x + 1 < length, right, float("inf"))
         best = tl.minimum(tl.minimum(left, right), cost)
-        move = tl.where(left == best, -1, tl.where(cost == best, 0, 1))
+        # Whatever is compared, NaN or infinities, no move leaves the image.
+        move = tl.where((left == best) & (x > 0), -1, tl.where((cost == best) | (x + 1 >= length), 0, 1))
         tl.store(moves_ptr + y * pitch + x, move.to(tl.int8), mask=own)
         cost = best + energy
+    number = tl.where(cost == cost, cost, float("inf"))
+    return tl.minimum(tl.argmin(number, 0).to(tl.int32), length - 1)
+
+
+@jit
+def _trace(
+    seam_ptr: tl.tensor,
+    jumps_ptr: tl.tensor,
+    moves_ptr: tl.tensor,
+    place: tl.tensor,
+    rows: tl.tensor,
+    length: tl.tensor,
+    pitch: tl.tensor,
+    BLOCK: tl.constexpr,
+    BANDS: tl.constexpr,
+    SPAN: tl.constexpr,
+) -> None:
+    """Write the column in each row of the seam that ends at `place`.
+
+    Every step waits for memory. Of each band of SPAN rows it is found first, for all bands at once, where it is left from any
+    column; from one band to the next is one step then, after which all bands are followed at once.
+    """
+    x = tl.arange(0, BLOCK)[None, :]
+    band = tl.arange(0, BANDS)[:, None]
+    to = x + tl.zeros_like(band)
+    for step in range(0, SPAN):
+        y = rows - 1 - band * SPAN - step
+        to += tl.load(moves_ptr + y * pitch + to, mask=(y > 0) & (x < length), other=0).to(tl.int32)
+    tl.store(jumps_ptr + band * BLOCK + x, to)
     tl.debug_barrier()
-    place = tl.argmin(cost, 0).to(tl.int32)
-    for back in range(0, rows):
-        y = rows - 1 - back
-        tl.store(seam_ptr + y, place)
-        place += tl.load(moves_ptr + y * pitch + place, mask=y > 0, other=0).to(tl.int32)
+    number = tl.arange(0, BANDS)
+    places = tl.zeros_like(number)
+    for entered in range(0, tl.cdiv(rows, SPAN)):
+        places = tl.where(number == entered, place, places)
+        place = tl.load(jumps_ptr + entered * BLOCK + place)
+    for step in range(0, SPAN):
+        y = rows - 1 - number * SPAN - step
+        tl.store(seam_ptr + y, places, mask=y >= 0)
+        places += tl.load(moves_ptr + y * pitch + places, mask=y > 0, other=0).to(tl.int32)
     tl.debug_barrier()
 
 
@@ -224,6 +271,7 @@ def _carve_kernel(
     kept_ptr: tl.tensor,
     moves_ptr: tl.tensor,
     seam_ptr: tl.tensor,
+    jumps_ptr: tl.tensor,
     images_index_ptr: tl.tensor,
     vertical_ptr: tl.tensor,
     horizontal_ptr: tl.tensor,
@@ -231,7 +279,9 @@ def _carve_kernel(
     width: tl.tensor,
     TURNED: tl.constexpr,
     BLOCK: tl.constexpr,
-    BAND: tl.constexpr,
+    BANDS: tl.constexpr,
+    SPAN: tl.constexpr,
+    MOVED: tl.constexpr,
 ) -> None:
     """Take seams out of an image's energies and columns, one at a time; what is left stands at the beginning of each row."""
     image = tl.program_id(0).to(tl.int64)
@@ -247,12 +297,15 @@ def _carve_kernel(
     energy_ptr += image * height * width
     kept_ptr += image * height * width
     moves_ptr += image * height * width
+    jumps_ptr += image * (BANDS * BLOCK)
     x = tl.arange(0, BLOCK)[None, :]
     for number in range(0, count):
         left = length - number
-        _least_seam(seam_ptr, moves_ptr, energy_ptr, rows, left, pitch, BLOCK)
-        for top in range(0, rows, BAND):
-            y = top + tl.arange(0, BAND)[:, None]
+        place = _costs(moves_ptr, energy_ptr, rows, left, pitch, BLOCK)
+        tl.debug_barrier()
+        _trace(seam_ptr, jumps_ptr, moves_ptr, place, rows, left, pitch, BLOCK, BANDS, SPAN)
+        for top in range(0, rows, MOVED):
+            y = top + tl.arange(0, MOVED)[:, None]
             seam = tl.load(seam_ptr + y, mask=y < rows, other=0)
             moving = (y < rows) & (x >= seam) & (x + 1 < left)
             at = y * pitch + x
@@ -454,14 +507,17 @@ CASES = (
     Case(
         name="seams carve",
         kernel=_carve_kernel,
-        types=_TABLES | {"moves_ptr": "*i8", "seam_ptr": "*i32", "images_index_ptr": "*i64"} | _COUNTS | _SIDES,
-        constants={"TURNED": False, "BLOCK": 256, "BAND": _MOVED // 256},
+        types=_TABLES
+        | {"moves_ptr": "*i8", "seam_ptr": "*i32", "jumps_ptr": "*i32", "images_index_ptr": "*i64"}
+        | _COUNTS
+        | _SIDES,
+        constants={"TURNED": False} | _settings(224),
         aligned=("height", "width"),
-        bytes_per_pixel=_SEAMS * (8 + 1 + 12),
+        bytes_per_pixel=_SEAMS * (8 + 1 + 1 + 12),
         least_bytes=8 + 4 + 4,
         operations=_SEAMS * 2 * 8,  # in float64
-        reason=f"each of {_SEAMS} seams, on both axes together, reads the energies, writes where the costs come from and moves "
-        f"half of what is left; with few images what decides is their chain, {_SEAMS} · 224 rows of costs",
+        reason=f"each of {_SEAMS} seams, on both axes together, reads the energies, writes and reads where the costs come "
+        f"from and moves half of what is left; with few images what decides is their chain, {_SEAMS} · 224 rows of costs",
     ),
     _case(
         "index",

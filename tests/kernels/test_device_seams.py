@@ -73,9 +73,18 @@ def test_takes_the_seams_of_the_reference(device, dtype):
 def test_sizes(device, monkeypatch, height, width, many):
     """Several bands and tiles, and seams until two columns are left."""
     monkeypatch.setattr(seams, "_MOVED", 64)
+    monkeypatch.setattr(seams, "_SPAN", 4)
     images, none = random_images(1, 3, height, width).to(device), counts(0, device=device)
     index = seams_index(images, counts(many, device=device), none, "triton")
     assert torch.equal(index[:, :, many:], _index(images, counts(many, device=device), none)[:, :, many:])
+
+
+@interpreted
+def test_nan_leads_nowhere_out_of_the_image(device):
+    images = torch.full((1, 3, 5, 8), torch.nan, device=device)
+    index = seams_index(images, counts(2, device=device), counts(1, device=device), "triton")
+    assert index.min() >= 0
+    assert index.max() < 5 * 8
 
 
 @interpreted
