@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cannonade.kernels.backend import Backend, choose
-from cannonade.kernels.device.seams import seams_index
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.device.seams import expand_adjoint_into, expand_into, seams_index, seams_index_into
 from cannonade.kernels.warp import Box, read_pixels
 
 ENERGY_UNIT = 2.0**-30  # whole units add exactly: which seams are equally good depends on no order of additions
@@ -30,19 +31,39 @@ def carve(images: Tensor, vertical: Tensor, horizontal: Tensor, backend: Backend
         images: [N, 3, H, W].
         vertical: [N] int64, seams that each cost a column, at most W − 2.
         horizontal: [N] int64, seams that each cost a row, at most H − 2.
-        backend: "auto", "native" or "torch"; of the same bits inside the box.
+        backend: "auto", "triton", "native" or "torch"; of the same bits inside the box.
 
     Returns:
         [N, 3, H, W] with each carved image in its bottom right corner, and the box where it is.
     """
     height, width = images.shape[-2:]
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW)
     with torch.no_grad():
-        if choose(backend, images, native=images.dtype == torch.float32) == "native":
-            index: Tensor = seams_index(images, vertical, horizontal)
+        if chosen != "torch":
+            index: Tensor = seams_index(images, vertical, horizontal, chosen)
         else:
             index = _index(images, vertical, horizontal)
     carved = read_pixels(images, index.flatten(1)).view_as(images)
     return carved, Box(horizontal, vertical, height - horizontal, width - vertical)
+
+
+def carve_and_expand_step(vertical: Tensor, horizontal: Tensor) -> Step:
+    """`carve`, and `resize_crop` of the box to the size of the image with a mirrored border, by launchers.
+
+    Args:
+        vertical, horizontal: [M] int64, a row for each image of a launch.
+    """
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        index = images.buffer.new_empty((len(images), *images.buffer.shape[2:]), dtype=torch.int32)
+        seams_index_into(index, images, vertical, horizontal)
+        expand_into(out, images, index, vertical, horizontal)
+        return (index,)
+
+    def backward(to: Rows, grad: Rows, images: Rows, index: Tensor) -> None:
+        expand_adjoint_into(to, grad, index, vertical, horizontal)
+
+    return Step(forward, backward)
 
 
 def _index(images: Tensor, vertical: Tensor, horizontal: Tensor) -> Tensor:

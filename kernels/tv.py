@@ -6,12 +6,18 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cannonade.kernels.backend import Backend, choose
-from cannonade.kernels.device.tv import tv_solve
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.device.tv import tv_adjoint_into, tv_into, tv_solve
 
 
 def tv_chambolle(
-    volumes: Tensor, weight: Tensor, tolerance: float = 2e-4, max_iterations: int = 200, backend: Backend = "auto"
+    volumes: Tensor,
+    weight: Tensor,
+    tolerance: float = 2e-4,
+    max_iterations: int = 200,
+    backend: Backend = "auto",
+    per_channel: Tensor | None = None,
 ) -> Tensor:
     """argmin_u Σ|∇u| + |u − x|²/(2·weight), by a fixed-point iteration on the dual that stops early.
 
@@ -33,16 +39,41 @@ def tv_chambolle(
         weight: [M] positive: the larger, the smoother.
         tolerance: relative change of energy at which to stop; 0 for all iterations.
         max_iterations: at least 1.
-        backend: "auto", "native" or "torch". They differ by rounding, which may move the step at which a volume stops.
+        backend: "auto", "triton", "native" or "torch". They differ by rounding, which may move the step at which a volume
+            stops.
+        per_channel: [M] bool, whose channels are each a plane by itself, with the same weight; by default none.
 
     Returns:
         [M, C, H, W] within the range of its volume up to rounding.
     """
-    if choose(backend, volumes, native=volumes.dtype == torch.float32) == "native":
-        u: Tensor = tv_solve(volumes, weight.to(volumes.dtype), tolerance, max_iterations)[0]
-        return u
-    result: Tensor = _Chambolle.apply(volumes, weight, tolerance, max_iterations)
-    return result
+    chosen = choose(backend, volumes, native=volumes.dtype == torch.float32, on_gpu=volumes.dtype in NARROW)
+    if chosen != "torch":
+        apart = torch.zeros_like(weight, dtype=torch.bool) if per_channel is None else per_channel
+        u: Tensor = tv_solve(volumes.float(), weight.float(), apart, tolerance, max_iterations, chosen)[0]
+        return u.to(volumes.dtype)
+    if per_channel is None:
+        result: Tensor = _Chambolle.apply(volumes, weight, tolerance, max_iterations)
+        return result
+    alone, together = (flag.nonzero()[:, 0] for flag in (per_channel, ~per_channel))
+    planes = volumes[alone].flatten(0, 1)[:, None], weight[alone].repeat_interleave(volumes.shape[1])
+    parts = [
+        _Chambolle.apply(*part, tolerance, max_iterations).view(-1, *volumes.shape[1:])
+        for part in (planes, (volumes[together], weight[together]))
+    ]
+    return torch.cat(parts)[torch.cat((alone, together)).argsort()]
+
+
+def tv_chambolle_step(weight: Tensor, per_channel: Tensor, tolerance: float, max_iterations: int) -> Step:
+    """`tv_chambolle` by launchers, clipped to [0, 1]; weight [M] and per_channel [M], a row for each image of a launch."""
+    weight = weight.float().contiguous()
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        return tv_into(out, images, weight, per_channel, tolerance, max_iterations)
+
+    def backward(to: Rows, grad: Rows, images: Rows, u: Tensor, dual: Tensor, steps: Tensor) -> None:
+        tv_adjoint_into(to, grad, u, dual, steps, weight, per_channel)
+
+    return Step(forward, backward)
 
 
 def tv_chambolle_unrolled(volumes: Tensor, weight: Tensor, steps: int) -> Tensor:

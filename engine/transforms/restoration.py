@@ -9,12 +9,12 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.backend import choose
+from cannonade.kernels.backend import NARROW, choose
 from cannonade.kernels.device.rows import Step
 from cannonade.kernels.nlm import nl_means
 from cannonade.kernels.pointwise import clip
 from cannonade.kernels.shrinkage import denoise_wavelet, denoise_wavelets, denoise_wavelets_step
-from cannonade.kernels.tv import tv_chambolle
+from cannonade.kernels.tv import tv_chambolle, tv_chambolle_step
 from cannonade.kernels.wavelet import LOW_PASS, estimate_sigma
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 from cannonade.transforms.scaling import check_range
@@ -83,7 +83,16 @@ class TvChambolle(Transform):
         """Denoise each image."""
         if not len(images):
             return images.clone()
+        if choose("auto", images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW) != "torch":
+            settings = (params["weight"], self.tolerance, self.max_iterations)
+            return _inside(tv_chambolle(images, *settings, per_channel=params["per_channel"]))
         return _inside(_by_group(images, [params["per_channel"]], lambda *group: self._group(params["weight"], *group)))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return tv_chambolle_step(
+            params["weight"], params["per_channel"].contiguous(), self.tolerance, self.max_iterations
+        )
 
     def _group(self, weights: Tensor, images: Tensor, rows: Tensor, per_channel: int) -> Tensor:
         weight = weights[rows]

@@ -10,7 +10,7 @@ from torch import Tensor
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.kernels.device.rows import Step
-from cannonade.kernels.seams import carve
+from cannonade.kernels.seams import carve, carve_and_expand_step
 from cannonade.kernels.warp import Box, resize_crop, resize_crop_step
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_probability, check_range, check_reference, scaled, scaled_draws
@@ -127,3 +127,7 @@ class SeamCarvingExpansion(Transform):
         """Carve each image and enlarge what is left."""
         carved, box = carve(images, params["vertical"], params["horizontal"])
         return resize_crop(carved, box, border="mirror")
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return carve_and_expand_step(params["vertical"].contiguous(), params["horizontal"].contiguous())

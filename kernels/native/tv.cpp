@@ -17,6 +17,7 @@ constexpr double CLOSE = 1e-4;
 
 struct Volume {
     int64_t channels, height, width;
+    int64_t apart;  // of a dual's components, in the operator's memory
     int64_t plane() const { return height * width; }
     int64_t size() const { return channels * plane(); }
     int64_t axes() const { return channels == 1 ? 2 : 3; }
@@ -198,7 +199,7 @@ void solve(float* u, float* dual_out, int64_t* steps, const float* values, float
         for (step = 0; sweep(u, next, dual, values, weight, v, rows), step < *steps; ++step) std::swap(dual, next);
     }
     *steps = step;
-    for (int axis = 0; axis < v.axes(); ++axis) std::copy_n(dual.of(axis), v.size(), dual_out + axis * v.size());
+    for (int axis = 0; axis < v.axes(); ++axis) std::copy_n(dual.of(axis), v.size(), dual_out + axis * v.apart);
 }
 
 // 1/s and the direction f in which ∇u cannot change p (see kernels/tv.py), for a row.
@@ -255,7 +256,7 @@ void linearise(std::vector<float>& shrink, Field& fixed, const float* u, const f
             const float* gradients[] = {rows.down.data(), rows.right.data(), rows.across.data()};
             std::fill(inner.begin(), inner.end(), 0.0f);
             for (int axis = 0; axis < v.axes(); ++axis) {
-                add_product(inner.data(), dual + axis * v.size() + at, gradients[axis], width);
+                add_product(inner.data(), dual + axis * v.apart + at, gradients[axis], width);
             }
             linearise_row(&shrink[at], scale.data(), rows.norm.data(), inner.data(), v.tau(), weight, width);
             for (int axis = 0; axis < v.axes(); ++axis) {
@@ -320,26 +321,40 @@ void solve_adjoint(float* z, const float* grad, const float* u, const float* dua
     }
 }
 
-}  // namespace
-}  // namespace cannonade
-
-// Volumes [M, C, H, W], weights [M]; u as the volumes, duals [M, axes, C, H, W], steps [M].
-extern "C" void tv_solve(float* u, float* duals, int64_t* steps, const float* volumes, const float* weights,
-                         double tolerance, int64_t most, int64_t count, int64_t channels, int64_t height, int64_t width,
-                         int64_t threads) {
-    const cannonade::Volume v{channels, height, width};
-    cannonade::for_each(count, threads, [=](int64_t m) {
-        cannonade::solve(u + m * v.size(), duals + m * v.axes() * v.size(), steps + m, volumes + m * v.size(),
-                         weights[m], tolerance, most, v);
+// Calls solve(volume, its first channel's number of all, its first pixel in the images and in the duals, its image) for every
+// volume: an image's channels together, or each by itself.
+template <typename Solve>
+void for_volumes(const bool* per_channel, int64_t count, int64_t channels, int64_t height, int64_t width, int64_t threads,
+                 const Solve& solve) {
+    const int64_t plane = height * width, axes = channels == 1 ? 2 : 3;
+    for_each(count * channels, threads, [=](int64_t number) {
+        const int64_t m = number / channels, c = number % channels;
+        if (c > 0 && !per_channel[m]) return;
+        const Volume v{per_channel[m] ? 1 : channels, height, width, channels * plane};
+        solve(v, number, number * plane, (m * axes * channels + c) * plane, m);
     });
 }
 
+}  // namespace
+}  // namespace cannonade
+
+// Images [M, C, H, W], weights [M], per_channel [M]; u as the images, duals [M, axes, C, H, W], steps [M, C].
+extern "C" void tv_solve(float* u, float* duals, int64_t* steps, const float* images, const float* weights,
+                         const bool* per_channel, double tolerance, int64_t most, int64_t count, int64_t channels,
+                         int64_t height, int64_t width, int64_t threads) {
+    cannonade::for_volumes(per_channel, count, channels, height, width, threads,
+                           [=](const cannonade::Volume& v, int64_t number, int64_t at, int64_t dual, int64_t m) {
+                               cannonade::solve(u + at, duals + dual, steps + number, images + at, weights[m], tolerance,
+                                                most, v);
+                           });
+}
+
 extern "C" void tv_solve_adjoint(float* out, const float* grad, const float* u, const float* duals,
-                                 const int64_t* steps, const float* weights, int64_t count, int64_t channels,
-                                 int64_t height, int64_t width, int64_t threads) {
-    const cannonade::Volume v{channels, height, width};
-    cannonade::for_each(count, threads, [=](int64_t m) {
-        const int64_t at = m * v.size();
-        cannonade::solve_adjoint(out + at, grad + at, u + at, duals + m * v.axes() * v.size(), weights[m], steps[m], v);
-    });
+                                 const int64_t* steps, const float* weights, const bool* per_channel, int64_t count,
+                                 int64_t channels, int64_t height, int64_t width, int64_t threads) {
+    cannonade::for_volumes(per_channel, count, channels, height, width, threads,
+                           [=](const cannonade::Volume& v, int64_t number, int64_t at, int64_t dual, int64_t m) {
+                               cannonade::solve_adjoint(out + at, grad + at, u + at, duals + dual, weights[m],
+                                                        steps[number], v);
+                           });
 }

@@ -75,6 +75,8 @@ def test_no_images_and_empty_programs(on_rows):
         "jpeg_noise",
         "wavelet_denoising(wavelets=('haar', 'db2'))",
         "lab_shift",
+        "tv_chambolle(max_iterations=3)",
+        "seam_carving_expansion(seams=(1, 3), reference_size=None)",
         "gao_gaussian_blur(sides=(3, 5))",
         "gao_median_filter(sides=(3, 5))",
         "noise_injection(modes=('poisson', 'speckle', 'poisson'))",
