@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cannonade.kernels.backend import Backend, choose
-from cannonade.kernels.device.nlm import nlm_mean
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.nlm import Problems, Slopes, mean_into, nlm_mean, slopes_of
+from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.device.wavelet import add_sigma_gradient, sigma_of_rows
 from cannonade.kernels.groups import by_group
+from cannonade.kernels.wavelet import LOW_PASS
 
 _CUTOFF = 5.0  # patches farther apart get weight 0
 
@@ -25,6 +28,7 @@ def nl_means(
     distance: int | Tensor,
     constant_weights: bool = False,
     backend: Backend = "auto",
+    largest: tuple[int, int] | None = None,
 ) -> Tensor:
     """Mean over the (2·distance + 1)² neighbours q of p with weights exp(−D(p, q)), 0 where D > 5.
 
@@ -45,16 +49,23 @@ def nl_means(
         patch: side of the patches, at least 2: a number, or [M] int64.
         distance: largest shift along an axis: a number, or [M] int64.
         constant_weights: whether backward takes the weights as constants, which is half the work.
-        backend: "auto", "native" or "torch". They differ by rounding, and where that moves a patch across the cut.
+        backend: "auto", "triton", "native" or "torch". They differ by rounding, and where that moves a patch across the cut.
+        largest: bounds of `patch` and `distance`, which Triton asks the device for if they are tensors and this is left out.
 
     Returns:
         [M, C, H, W] within the range of its image up to rounding.
     """
     sides, distances = _each(patch, images) | 1, _each(distance, images)
-    scale = (1 / (sqrt(images.shape[1]) * (sides * h))).to(images.dtype)[:, None, None, None]
-    if choose(backend, images, native=images.dtype == torch.float32) == "native":
-        mean: Tensor = nlm_mean(images * scale, sides // 2, distances, constant_weights)[0]
-        return mean / scale
+    on_gpu = images.dtype in NARROW and images.shape[1] in (1, 3)
+    chosen = choose(backend, images, native=images.dtype == torch.float32, on_gpu=on_gpu)
+    if chosen != "torch":
+        wide = images.float()
+        scale = _scale(images.shape[1], sides, h).to(wide.dtype)[:, None, None, None]
+        offset, reach = (0, 0) if chosen == "native" else (_largest(value) for value in largest or (sides, distance))
+        settings = (max(offset // 2, 1), reach, constant_weights, chosen)
+        mean: Tensor = nlm_mean(wide * scale, sides // 2, distances, *settings)[0]
+        return (mean / scale).to(images.dtype)
+    scale = _scale(images.shape[1], sides, h).to(images.dtype)[:, None, None, None]
 
     def group(key: int, rows: Tensor) -> Tensor:
         offset, own = key >> 16, key % (1 << 16)
@@ -63,6 +74,84 @@ def nl_means(
         return mean
 
     return by_group(sides // 2 * (1 << 16) + distances, group) / scale
+
+
+def denoise_step(
+    strength: Tensor,
+    together: Tensor,
+    patch: Tensor,
+    distance: Tensor,
+    largest: tuple[int, int],
+    constant_weights: bool,
+) -> Step:
+    """Non-local means as strong as the noise found in the image, by launchers; a row for each image of a launch.
+
+    An image without an estimate of at least 1e-6 stays as it is, or a channel by itself. What rounding puts outside [0, 1] is
+    clipped, with the identity as the clip's backward.
+
+    Args:
+        strength: [M], h in units of the noise's standard deviation.
+        together: [M] bool, whether the channels are one volume, for the mean of their noise.
+        patch, distance: [M] int64, as `nl_means` has them.
+        largest: their bounds.
+        constant_weights: whether backward takes the weights as constants.
+    """
+
+    def problems(sigma: Tensor) -> Problems:
+        found = sigma >= 1e-6
+        channels = torch.where(together, sigma.shape[1], 1)[:, None]
+        scale = torch.where(found, _scale(channels, (patch | 1)[:, None], sigma * strength[:, None]), 1)
+        own = torch.where(found, distance[:, None], 0)
+        return Problems(scale.float(), patch // 2, own, together, largest[0] // 2, largest[1], constant_weights)
+
+    low = LOW_PASS["db2"]
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        sigma, places, slopes = sigma_of_rows(images, low)
+        sigma = _shared(sigma, together)
+        kept = mean_into(out, images, problems(sigma), inside=True)
+        return (*kept, sigma) if constant_weights else (*kept, sigma, places, slopes)
+
+    def backward(
+        to: Rows, grad: Rows, images: Rows, mean: Tensor, mass: Tensor, sigma: Tensor, *coefficients: Tensor
+    ) -> None:
+        own = problems(sigma)
+        slopes = slopes_of(grad, images, own, mean, mass)
+        slopes.fold_into(to)
+        if coefficients:
+            places, by_coefficient = coefficients
+            add_sigma_gradient(to, _slope_by_sigma(slopes, grad, mean, own, sigma), places, by_coefficient, low)
+
+    return Step(forward, backward)
+
+
+def _shared(values: Tensor, together: Tensor) -> Tensor:
+    """[M, C], each image's mean for all its channels where they are taken together."""
+    return torch.where(together[:, None], values.mean(1, keepdim=True), values)
+
+
+def _slope_by_sigma(slopes: Slopes, grad: Rows, mean: Tensor, problems: Problems, sigma: Tensor) -> Tensor:
+    """The gradient [M, C] at the noise of each channel, which the scale is inverse to, 0 where none was found.
+
+    With the image scaled by s, the result is mean(s·x)/s: where s grows, what its inside gets is more than its outside loses.
+    """
+    gain = (slopes.values * slopes.extended).sum((2, 3), dtype=torch.float64)
+    loss = (grad.buffer[grad.index].float() * mean).sum((2, 3), dtype=torch.float64)
+    by_sigma = _shared(loss - gain, problems.together) / (problems.scale * sigma)
+    return torch.where(sigma >= 1e-6, by_sigma, 0)
+
+
+def _scale(channels: int | Tensor, sides: Tensor, h: Tensor) -> Tensor:
+    """What makes the distance of two patches a plain sum of squares of differences."""
+    root = channels.double().sqrt() if isinstance(channels, Tensor) else sqrt(channels)
+    return 1 / (root * (sides * h))
+
+
+def _largest(value: int | Tensor) -> int:
+    """The greatest of some numbers, 1 of none."""
+    if isinstance(value, Tensor):
+        return int(value.max()) if value.numel() else 1
+    return value
 
 
 def _each(value: int | Tensor, images: Tensor) -> Tensor:

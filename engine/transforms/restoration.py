@@ -10,8 +10,8 @@ from torch import Tensor
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.kernels.backend import NARROW, choose
-from cannonade.kernels.device.rows import Step
-from cannonade.kernels.nlm import nl_means
+from cannonade.kernels.device.rows import Rows, Step
+from cannonade.kernels.nlm import denoise_step, nl_means
 from cannonade.kernels.pointwise import clip
 from cannonade.kernels.shrinkage import denoise_wavelet, denoise_wavelets, denoise_wavelets_step
 from cannonade.kernels.tv import tv_chambolle, tv_chambolle_step
@@ -206,16 +206,35 @@ class NonLocalMeans(Transform):
         """Denoise each image."""
         if not len(images):
             return images.clone()
+        self._check_size(images)
+        keys = [params["together"]]
+        if choose("auto", images, native=images.dtype == torch.float32, on_gpu=images.dtype in NARROW) == "torch":
+            keys += [params["patch_size"] | 1, params["patch_distance"]]
+        return _inside(_by_group(images, keys, lambda *group: self._group(params, *group)))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        own = denoise_step(
+            params["strength"], params["together"], params["patch_size"], params["patch_distance"], self._largest(),
+            self.constant_weights,
+        )  # fmt: skip
+
+        def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+            self._check_size(images.buffer)
+            return own.forward(out, images)
+
+        return Step(forward, own.backward)
+
+    def _largest(self) -> tuple[int, int]:
+        return self.patch_size[1], self.patch_distance[1]
+
+    def _check_size(self, images: Tensor) -> None:
         needed = (self.patch_size[1] | 1) // 2 + self.patch_distance[1] + 1
         if min(images.shape[2:]) < needed:
             raise InputError(
                 f"NonLocalMeans: images must be at least {needed} pixels high and wide for these patch sizes and "
                 f"distances, got {images.shape[2]}×{images.shape[3]}"
             )
-        keys = [params["together"]]
-        if not _native(images):
-            keys += [params["patch_size"] | 1, params["patch_distance"]]
-        return _inside(_by_group(images, keys, lambda *group: self._group(params, *group)))
 
     def _group(self, params: Params, images: Tensor, rows: Tensor, together: int, *_: int) -> Tensor:
         source = images.detach() if self.constant_weights else images
@@ -227,7 +246,8 @@ class NonLocalMeans(Transform):
         patch, distance = (
             params[name][rows].repeat_interleave(1 if together else 3) for name in ("patch_size", "patch_distance")
         )
-        out = nl_means(blocks, h, patch, distance, self.constant_weights).reshape(images.shape)
+        out = nl_means(blocks, h, patch, distance, self.constant_weights, largest=self._largest())
+        out = out.reshape(images.shape)
         return torch.where(found[:, :, None, None], out, images)
 
 

@@ -74,6 +74,7 @@ def test_no_images_and_empty_programs(on_rows):
         "mean_bilateral_filter(radius=(1, 2), spread=(20, 90))",
         "jpeg_noise",
         "wavelet_denoising(wavelets=('haar', 'db2'))",
+        "non_local_means(patch_size=(2, 3), patch_distance=(1, 1))",
         "lab_shift",
         "tv_chambolle(max_iterations=3)",
         "seam_carving_expansion(seams=(1, 3), reference_size=None)",
