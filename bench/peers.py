@@ -107,19 +107,19 @@ def pyautoattack_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: 
 
 
 def adv_lib_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) -> Tensor:
-    """adv_lib's `apgd` with the cross-entropy loss and eot_iter; best loss."""
+    """One run of adv_lib's APGD with the cross-entropy loss and eot_iter; best loss.
+
+    Not through its `apgd`, which with `best_loss` forgets `n_iter` and always takes 100 steps.
+    """
     if "visdom" not in sys.modules and find_spec("visdom") is None:
         # adv_lib imports its plotting server at once; nothing plots here.
         sys.modules["visdom"] = ModuleType("visdom")
-    from adv_lib.attacks.auto_pgd import apgd
-
-    settings: Any = {"norm": float("inf"), "loss_function": "ce", "best_loss": True}
+    run: Any = import_module("adv_lib.attacks.auto_pgd")._apgd
+    settings: Any = {"norm": float("inf"), "loss_function": "ce"}
+    eps = images.new_full((len(images),), budget.eps)
     with _seeded():
-        return torch.as_tensor(
-            apgd(
-                model, images, labels, eps=budget.eps, n_iter=budget.steps, eot_iter=budget.samples, **settings
-            ).detach()
-        )
+        best, _, _, _ = run(model, images, labels, eps, n_iter=budget.steps, eot_iter=budget.samples, **settings)
+    return torch.as_tensor(best.detach())
 
 
 @contextlib.contextmanager

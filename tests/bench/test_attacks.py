@@ -75,3 +75,22 @@ def test_ours_spend_the_budget(subject):
     assert ours(BUDGET)["PGD, loss"] == PGD(
         eps=BUDGET.eps, steps=BUDGET.steps, step_size=BUDGET.step_size, gradient=EOT(samples=8)
     )
+
+
+@pytest.mark.parametrize(
+    "peer", [peers.pyautoattack_apgd, peers.adv_lib_apgd, peers.torchattacks_eotpgd, peers.foolbox_eot]
+)
+def test_peers_spend_the_budget(subject, peer):
+    """k·m gradients, and at most m more where the start is looked at: adv_lib once took 100 steps whatever was asked."""
+    defended, images, labels = subject
+    passes = []
+
+    class Counted(nn.Module):
+        def forward(self, x):
+            if x.requires_grad:
+                passes.append(len(x))
+            return defended(x)
+
+    peer(Counted(), images[:2], labels[:2], BUDGET)
+    asked = BUDGET.steps * BUDGET.samples
+    assert asked <= len(passes) <= asked + BUDGET.samples
