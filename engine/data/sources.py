@@ -1,6 +1,6 @@
 """Where images come from: photos, folders, zips, arrays, data sets; every image with its stable index."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
@@ -54,10 +54,17 @@ class Source:
     Args:
         items: in the order of their ids.
         reader: what reads them; an array [N, H, W, 3], uint8 or float in [0, 1], stands for its reader. Files by default.
+        class_names: the folders of the classes, by their numbers; empty where they have none.
     """
 
-    def __init__(self, items: Sequence[Item], reader: Reader | np.ndarray | None = None) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        reader: Reader | np.ndarray | None = None,
+        class_names: Mapping[int, str] | None = None,
+    ) -> None:
         self.items = list(items)
+        self.class_names = dict(class_names or {})
         self.reader: Reader = Files() if reader is None else Array(reader) if isinstance(reader, np.ndarray) else reader
 
     def __len__(self) -> int:
@@ -69,12 +76,23 @@ class Source:
             return self
         if limit < 1:
             raise InputError(f"limit must be at least 1, got {limit}")
-        return Source([self.items[index * len(self) // limit] for index in range(limit)], self.reader)
+        items = [self.items[index * len(self) // limit] for index in range(limit)]
+        return Source(items, self.reader, self.class_names)
 
     def numbered(self, classes: Sequence[int]) -> "Source":
-        """The same images, a label being its position in `classes`."""
+        """The same images, a label being its position in `classes`.
+
+        Raises:
+            InputError: an image is of another class.
+        """
         position = {label: index for index, label in enumerate(classes)}
-        return Source([replace(item, label=position[item.label]) for item in self.items], self.reader)
+        for item in self.items:
+            if item.label not in position:
+                raise InputError(
+                    f"images must be of the model's classes, {list(classes)}, {item.name} is of {item.label}"
+                )
+        names = {index: self.class_names[label] for label, index in position.items() if label in self.class_names}
+        return Source([replace(item, label=position[item.label]) for item in self.items], self.reader, names)
 
     def check_labels(self, num_classes: int) -> None:
         """Raise InputError if a label is not one of the classifier's classes."""
@@ -200,7 +218,9 @@ def _folder(root: Path) -> Source:
     empty = {folder.name for folder in classes} - {path.parent.name for _, path in files}
     if empty:
         raise InputError(f"every class folder must hold images, none in {', '.join(sorted(empty))} of {root}")
-    return Source([Item(index, labels[position], str(path)) for index, (position, path) in enumerate(files)])
+    names = {label: folder.name for label, folder in zip(labels, classes, strict=True)}
+    items = [Item(index, labels[position], str(path)) for index, (position, path) in enumerate(files)]
+    return Source(items, class_names=names)
 
 
 def _archive(path: Path, part: str) -> Source:
@@ -219,7 +239,8 @@ def _archive(path: Path, part: str) -> Source:
         raise InputError(f"a .zip must hold class/image files ({', '.join(SUFFIXES)}), found none in {path}:{part}")
     classes = sorted({folder for folder, _ in found})
     numbers = dict(zip(classes, _class_numbers(classes), strict=True))
-    return Source([Item(i, numbers[folder], name) for i, (folder, name) in enumerate(found)], Archive(path))
+    items = [Item(i, numbers[folder], name) for i, (folder, name) in enumerate(found)]
+    return Source(items, Archive(path), {number: folder for folder, number in numbers.items()})
 
 
 def _cifar10(root: Path, part: str) -> Source:
