@@ -32,10 +32,14 @@ def replace_file(target: Path, content: bytes) -> None:
 
 def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Add records to a file of JSON lines; they are on the disk afterwards."""
-    cut_short = path.is_file() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")
-    with path.open("a", encoding="utf-8") as file:
-        if cut_short:  # by a process that died while it wrote: its piece of a line must not spoil the next one
-            file.write("\n")
-        file.writelines(json.dumps(record) + "\n" for record in records)
+    with path.open("a+b") as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if file.read() not in (
+            b"",
+            b"\n",
+        ):  # cut short by a process that died while it wrote: its piece of a line must not spoil the next one
+            file.write(b"\n")
+        file.writelines(json.dumps(record).encode() + b"\n" for record in records)
         file.flush()
         os.fsync(file.fileno())

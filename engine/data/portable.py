@@ -57,7 +57,12 @@ def batches(
     """Images [N, 3, H, W] and their items, batch by batch; see `Loader`."""
     plan = feed.batches(len(source))
     loader: DataLoader[list[Read]] = DataLoader(
-        _Views(source, feed), batch_sampler=plan, num_workers=workers, collate_fn=list, pin_memory=False
+        _Views(source, feed),
+        batch_sampler=plan,
+        num_workers=workers,
+        collate_fn=list,
+        pin_memory=False,
+        generator=torch.Generator(),  # it would take the workers' seed, which nothing uses, from the global one
     )
     for positions, read in zip(plan, loader, strict=True):
         good, images = [], []

@@ -18,13 +18,12 @@ def common_classes(train: Source, validation: Source) -> tuple[int, ...]:
                 f"training and validation images must have the same class folders, got {names[0][label]!r} and "
                 f"{names[1][label]!r} for the same place, {label}"
             )
-    for own, missing, where in ((classes, classes - others, "validation"), (others, others - classes, "training")):
+    for missing, where in ((classes - others, "validation"), (others - classes, "training")):
         if missing:
             label = min(missing)
             name = {**names[1], **names[0]}.get(label, str(label))
             raise InputError(
-                f"training and validation images must be of the same classes, there are no {where} images of class {name!r}, "
-                f"one of {len(own)}"
+                f"training and validation images must be of the same classes, there are no {where} images of class {name!r}"
             )
     if len(classes) < 2:
         raise InputError(f"a classifier must have at least two classes to tell apart, the data has {len(classes)}")

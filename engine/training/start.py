@@ -64,7 +64,7 @@ def starting_point(
         if isinstance(source.module, Classifier):
             raise InputError(f"{model} makes a Classifier, which is frozen: return the module itself to train it")
         continued = not scratch and _knows(source, classes)
-        fits = scratch and _logits(source.module) == len(classes)
+        fits = scratch and find_head(source.module)[1].out_features == len(classes)
         module = source.module if continued or fits else replace_head(source.module, len(classes))
     size = size or source.input_size
     if size is None:
@@ -81,12 +81,8 @@ def _knows(source: Pretrained, classes: Sequence[int]) -> bool:
     """Whether each logit is already that of the class in its place."""
     known = source.classes
     if known is None:
-        known = range(_logits(source.module))
+        known = range(find_head(source.module)[1].out_features)
     return list(known) == list(classes)
-
-
-def _logits(module: nn.Module) -> int:
-    return int(module.get_submodule(find_head(module)).out_features)
 
 
 @contextmanager

@@ -175,7 +175,7 @@ class _Run:
         trainer.check_finite()
         sums, seconds = trainer.sums, self._seconds
         trainer.next_epoch()
-        record = {
+        record: dict[str, Any] = {
             "epoch": trainer.epoch,
             "step": trainer.done,
             "loss": sums["loss"] / sums["images"],
@@ -184,8 +184,9 @@ class _Run:
             "seconds": _rounded(seconds),
         }
         if trainer.epoch % recipe.validate_every == 0 or trainer.epoch == recipe.epochs:
-            record |= self._validate()
-            accuracy = record["validation"]["accuracy"]
+            found = self._validate()
+            accuracy = found["validation"]["accuracy"]
+            record |= found
             record["best"] = self._best is None or accuracy > self._best
             if record["best"]:
                 self._best = accuracy

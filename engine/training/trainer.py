@@ -42,11 +42,11 @@ class Trainer:
         card = task.start.card
         self.module = task.start.module.to(task.device)
         if recipe.channels_last:
-            self.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.module.to(memory_format=torch.channels_last)
         self._network = Network(self.module, card.mean, card.std)
         self._network.channels_last = recipe.channels_last
         self._network.autocast = recipe.autocast
-        self._head = self.module.get_submodule(find_head(self.module)) if recipe.freeze else None
+        self._head = find_head(self.module)[1] if recipe.freeze else None
         if self._head is not None:
             self.module.requires_grad_(False)
             self._head.requires_grad_(True)
