@@ -5,12 +5,16 @@ global accesses, approximate division and square root, matrix products in TF32. 
 operations, never measurements.
 """
 
+import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from pkgutil import iter_modules
 from typing import Any
@@ -27,6 +31,7 @@ PIXELS = 224 * 224
 _BANDWIDTH = 3.35e12
 _OPERATIONS = 67e12
 _SHARE = 0.7
+_JOBS_OF_A_POOL = 12  # fewer are done before other processes have started
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,24 @@ def cases() -> list[Case]:
     """How every kernel of `cannonade.kernels.device` is compiled."""
     modules = [import_module(f"{device.__name__}.{info.name}") for info in iter_modules(device.__path__)]
     return [case for module in modules for case in getattr(module, "CASES", ())]
+
+
+def audit_all(names: Sequence[str], architectures: Sequence[int]) -> Iterator[Audit]:
+    """Judge cases by name on every architecture, in this order, in as many processes as there are cores.
+
+    Compiling is what takes the time, and it holds a process's interpreter lock.
+    """
+    jobs = list(product(names, architectures))
+    if len(jobs) < _JOBS_OF_A_POOL:
+        yield from (_audit_named(*job) for job in jobs)
+        return
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+        yield from pool.map(_audit_named, *zip(*jobs, strict=True))
+
+
+def _audit_named(name: str, architecture: int) -> Audit:
+    (case,) = (known for known in cases() if known.name == name)
+    return audit(case, architecture)
 
 
 def audit(case: Case, architecture: int) -> Audit:
@@ -118,7 +141,8 @@ def _compile(case: Case, architecture: int) -> Any:
         {(place,): [["tt.divisibility", 16]] for place in multiples},
     )
     target = triton.backends.compiler.GPUTarget("cuda", architecture, 32)
-    return triton.compile(source, target=target, options={"num_warps": case.warps})
+    options = {"num_warps": case.warps, "enable_fp_fusion": case.fusion, "maxnreg": case.most_registers}
+    return triton.compile(source, target=target, options=options)
 
 
 def _assembled(ptx: str, architecture: int) -> tuple[int, int]:
@@ -170,5 +194,11 @@ def _faults(case: Case, ptx: str, spilled: int, shared: int, overhead: float) ->
 
 
 def model_gradient_microseconds(bytes_per_image: float, operations_per_image: float) -> float:
-    """The bare model's gradient by the same prediction: forward and backward each move its activations twice."""
+    """The bare model's gradient by the same prediction: forward and backward each move its activations twice.
+
+    Args:
+        bytes_per_image: that its layers write in a forward pass.
+        operations_per_image: multiplications with an addition, each two operations forward and two backward, where weights
+            are frozen.
+    """
     return predicted(4 * bytes_per_image, 4 * operations_per_image)

@@ -9,10 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from rich.console import Console
+from rich.table import Table
 from torch import Tensor
 
 from cannonade.attacks.eot import EOT
@@ -20,7 +24,7 @@ from cannonade.attacks.goals import Untargeted
 from cannonade.attacks.losses import cross_entropy
 from cannonade.attacks.pgd import PGD
 from cannonade.bench.hardware import describe
-from cannonade.bench.peers import Budget, foolbox_eot, torchattacks_eotpgd
+from cannonade.bench.peers import Budget, art_pgd, foolbox_eot, torchattacks_eotpgd
 from cannonade.bench.timing import interleaved
 from cannonade.classifier import Classifier
 from cannonade.data.loader import open_loader
@@ -30,9 +34,12 @@ from cannonade.defended import DefendedClassifier
 from cannonade.defenses import DEFENSES, build_defense
 from cannonade.defenses.bart import BaRT
 from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
+from cannonade.kernels.backend import carry
 from cannonade.kernels.philox import draw
 from cannonade.models import load_model
 from cannonade.transforms import Transform
+from cannonade.transforms.base import Params
 from cannonade.voting import majority_vote
 
 # Rounding at a discontinuity (a quantiser, a median, a threshold) moves a few pixels by much: the mean is held.
@@ -40,9 +47,14 @@ _MEAN = 1e-3
 _NORMAL = 2e-6
 
 _SECONDS = 540  # after which no further part is begun
+_END = 585  # when other programs are ended
+_REPLAYED = 1e-4
+_BART = BaRT()
 _JUDGED = ("smoothing", "rotation", "bart_gao(k=6)", "bart(k=5)")
 
 Check = tuple[str, bool, str]
+# Of work: what runs it again, and the tensors that its results are in.
+Capture = Callable[[Callable[[], tuple[Tensor, ...]]], tuple[Callable[[], None], tuple[Tensor, ...]]]
 
 
 def main() -> int:
@@ -56,7 +68,7 @@ def main() -> int:
     photos = source.load(source.items, (224, 224))
     device = torch.device("cuda")
     parts: dict[str, Callable[[], Iterator[Check]]] = {
-        "kernels": check_kernels,
+        "kernels": lambda: check_kernels(_END / 2),
         "draws": check_draws,
         "transforms": lambda: check_transforms(photos, device),
         "throughput": lambda: check_throughput(photos, device),
@@ -65,7 +77,7 @@ def main() -> int:
         "roofline": lambda: check_roofline(photos, device),
         "capture": lambda: check_capture(photos, device),
         "loader": lambda: check_loader(device),
-        "sanitizer": check_sanitizer,
+        "sanitizer": lambda: check_sanitizer(_END - (time.monotonic() - started)),
     }
     results: list[Check] = []
     for name, part in parts.items():
@@ -74,7 +86,16 @@ def main() -> int:
             print(f"{'ok  ' if check[1] else 'FAIL'} {check[0]}: {check[2]}", flush=True)
             lines = [{"check": title, "passed": passed, "figures": figures} for title, passed, figures in results]
             Path("gpu-check.json").write_text(json.dumps({"hardware": describe(), "checks": lines}, indent=2) + "\n")
+    _print_table(results)
     return 0 if all(passed for _, passed, _ in results) else 1
+
+
+def _print_table(results: list[Check]) -> None:
+    table = Table("check", "", "figures", box=None)
+    for title, passed, figures in results:
+        table.add_row(title, "ok" if passed else "FAIL", figures)
+    Console(width=180).print(table)
+    print(f"{sum(passed for _, passed, _ in results)} of {len(results)} passed; written to gpu-check.json")
 
 
 def _guarded(name: str, part: Callable[[], Iterator[Check]], started: float) -> Iterator[Check]:
@@ -88,29 +109,29 @@ def _guarded(name: str, part: Callable[[], Iterator[Check]], started: float) -> 
         yield name, False, f"{type(error).__name__}: {error}".splitlines()[0]
 
 
-def check_kernels() -> Iterator[Check]:
+def check_kernels(seconds: float) -> Iterator[Check]:
     """The tests of every kernel, on the GPU in place of the interpreter."""
     if not Path("tests").is_dir():
         yield "kernels", True, "skipped: run from a checkout, where the tests are"
         return
-    yield _pytest("kernels against their references", [])
+    yield _pytest("kernels against their references", seconds, [])
 
 
-def check_sanitizer() -> Iterator[Check]:
+def check_sanitizer(seconds: float) -> Iterator[Check]:
     """One small shape a kernel under NVIDIA's memory checker."""
     tool = shutil.which("compute-sanitizer")
     if tool is None or not Path("tests").is_dir():
         yield "compute-sanitizer", True, "skipped: not installed" if tool is None else "skipped: no tests here"
         return
-    yield _pytest("compute-sanitizer", [tool, "--error-exitcode", "9"], "-k", "rows_of_a_buffer or steps")
+    yield _pytest("compute-sanitizer", seconds, [tool, "--error-exitcode", "9"], "-k", "rows_of_a_buffer or steps")
 
 
-def _pytest(name: str, before: list[str], *selection: str) -> Check:
+def _pytest(name: str, seconds: float, before: list[str], *selection: str) -> Check:
     command = [*before, sys.executable, "-m", "pytest", "--gpu", "-m", "interpreter", "-q", *selection, "tests"]
     try:
-        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS / 2)
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds)
     except subprocess.TimeoutExpired:
-        return name, False, f"not finished after {_SECONDS // 2} seconds"
+        return name, False, f"not finished after {seconds:.0f} seconds"
     lines = [line for line in ran.stdout.splitlines() if line.startswith("FAILED") or " passed" in line]
     return name, ran.returncode == 0, "; ".join(lines[-8:]) or ran.stdout[-300:]
 
@@ -195,6 +216,7 @@ def check_peers(photos: Tensor, device: torch.device) -> Iterator[Check]:
     for name, package, peer in (
         ("torchattacks", "torchattacks", torchattacks_eotpgd),
         ("foolbox", "foolbox", foolbox_eot),
+        ("ART", "art", art_pgd),
     ):
         if find_spec(package) is None:
             yield name, True, "skipped: not installed"
@@ -209,10 +231,10 @@ def check_roofline(photos: Tensor, device: torch.device, floats: int = 1 << 28) 
     copy = 2 * block.nbytes / _seconds(lambda: block.clone())
     yield "copy", True, f"{copy / 1e12:.2f} TB/s"
     images = photos.to(device).repeat(8, 1, 1, 1)
-    ids = torch.arange(len(images), device=device)
+    ids = torch.arange(len(images))
     streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
     for member in BaRT().members:
-        params = member.sample(streams, images.shape)
+        params = {key: carry(value, device) for key, value in member.sample(streams, images.shape).items()}
         forward = _seconds(lambda own=member, params=params: own.transform(images, params))  # type: ignore[misc]
         both = _seconds(lambda own=member: _forward_backward(own, images, streams))  # type: ignore[misc]
         share = 2 * images.nbytes / forward / copy
@@ -223,29 +245,74 @@ def check_roofline(photos: Tensor, device: torch.device, floats: int = 1 << 28) 
         )
 
 
-def check_capture(photos: Tensor, device: torch.device) -> Iterator[Check]:
-    """Which transforms a CUDA graph can capture: those that never wait for the device."""
-    images = photos.to(device)
-    ids = torch.arange(len(images), device=device)
-    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
-    captured, refused = [], []
-    for member in BaRT().members:
-        params = member.sample(streams, images.shape)
-        expected = member.transform(images, params)
-        graph = torch.cuda.CUDAGraph()
+def check_capture(
+    photos: Tensor, device: torch.device, bart: BaRT = _BART, capture: Capture | None = None
+) -> Iterator[Check]:
+    """A defended gradient as one CUDA graph, replayed on other programs and held against the schedule; then every transform."""
+    capture = capture or _graph
+    classifier, images, streams = _subject(photos, device)
+    fixed = replace(bart, launches="fixed")
+    later = replace(streams, queries=streams.queries + 1)
+
+    def gradient(defense: BaRT, params: Params) -> tuple[Tensor, Tensor]:
+        leaf = images.detach().requires_grad_()
+        out = defense.transform(leaf, params)
+        return out.detach(), torch.autograd.grad(classifier(out).logsumexp(1).sum(), leaf)[0]
+
+    tables = {key: carry(value, device) for key, value in bart.sample(streams, images.shape).items()}
+    replay, (out, slope) = capture(lambda: gradient(fixed, tables))
+
+    def replayed() -> None:
+        for key, value in bart.sample(later, images.shape).items():
+            tables[key].copy_(carry(value, device), non_blocking=True)
+        replay()
+
+    replayed()
+    expected, expected_slope = gradient(bart, bart.sample(later, images.shape))
+    apart = float((slope - expected_slope).abs().max() / expected_slope.abs().max())
+    same = torch.equal(out, expected)
+    scheduled = _seconds(lambda: gradient(bart, bart.sample(later, images.shape)))
+    figures = f"images {'equal' if same else 'DIFFER'}, gradients apart by {apart:.2g} of the largest; "
+    yield (
+        f"gradient behind {bart.name}, captured",
+        same and apart <= _REPLAYED,
+        f"{figures}{1e3 * _seconds(replayed):.1f} ms replayed, {1e3 * scheduled:.1f} ms scheduled",
+    )
+    yield from _check_each_captured(images, streams, bart, capture)
+
+
+def _check_each_captured(images: Tensor, streams: Draws, bart: BaRT, capture: Capture) -> Iterator[Check]:
+    refused = []
+    for member in bart.members:
+        alone = BaRT(k=1, transforms=(member,), launches="fixed")
+        tables = {key: carry(value, images.device) for key, value in alone.sample(streams, images.shape).items()}
         try:
-            with torch.cuda.graph(graph):
-                out = member.transform(images, params)
-            graph.replay()
-            torch.cuda.synchronize()
-        except RuntimeError:
-            refused.append(member.name)
-            torch.cuda.synchronize()
+            replay, (out,) = capture(partial(_transformed, alone, images, tables))
+            replay()
+        except (RuntimeError, InputError) as error:
+            refused.append(f"{member.name} ({type(error).__name__})")
             continue
-        if not torch.equal(out, expected):
+        if not torch.equal(out, replace(alone, launches="scheduled").transform(images, tables)):
             yield f"replay of {member.name}", False, "differs from the call"
-        captured.append(member.name)
-    yield "capture", True, f"captured {', '.join(captured) or 'none'}; not {', '.join(refused) or 'none'}"
+    yield "capture of every transform", not refused, f"not captured: {', '.join(refused) or 'none'}"
+
+
+def _transformed(transform: Transform, images: Tensor, params: Params) -> tuple[Tensor]:
+    return (transform.transform(images, params),)
+
+
+def _graph(work: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+    """Work as a CUDA graph: what replays it, and the tensors that hold its results after each replay."""
+    # Once outside of the capture, on another stream, as PyTorch asks: kernels are compiled and constants sent.
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        work()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = work()
+    return graph.replay, results
 
 
 def check_loader(device: torch.device) -> Iterator[Check]:
@@ -265,7 +332,7 @@ def check_loader(device: torch.device) -> Iterator[Check]:
 
 def _subject(photos: Tensor, device: torch.device) -> tuple[Classifier, Tensor, Draws]:
     images = photos.to(device)
-    ids = torch.arange(len(images), device=device)
+    ids = torch.arange(len(images))
     streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
     return load_model("efficientnet_lite0", device=device), images, streams
 

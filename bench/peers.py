@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cannonade.kernels.backend import on_device
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -65,9 +67,15 @@ def art_pgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) ->
     from art.estimators.classification import PyTorchClassifier
 
     classes = int(model(images[:1]).shape[1])
-    estimator = PyTorchClassifier(
-        model, nn.CrossEntropyLoss(), images.shape[1:], classes, clip_values=(0.0, 1.0), device_type="cpu"
-    )
+    with on_device(images):  # ART takes the current GPU
+        estimator = PyTorchClassifier(
+            model,
+            nn.CrossEntropyLoss(),
+            images.shape[1:],
+            classes,
+            clip_values=(0.0, 1.0),
+            device_type="gpu" if images.is_cuda else "cpu",
+        )
     single = estimator.loss_gradient
 
     def mean_gradient(x: Any, y: Any, **kwargs: Any) -> Any:
@@ -83,7 +91,8 @@ def art_pgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) ->
         verbose=False,
     )
     with _seeded():
-        return torch.from_numpy(attack.generate(images.numpy(), labels.numpy()))
+        found = attack.generate(images.cpu().numpy(), labels.cpu().numpy())
+    return torch.from_numpy(found).to(images.device)
 
 
 def pyautoattack_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) -> Tensor:

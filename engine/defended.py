@@ -55,7 +55,7 @@ class DefendedClassifier(nn.Module):
 
         Args:
             images: [N, 3, H, W] in [0, 1].
-            draws: N streams, one per row.
+            draws: N streams, one per row, best on the host: then nothing waits for the device.
 
         Returns:
             [N, K].
@@ -72,10 +72,10 @@ class DefendedClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits of one prediction per row, with draws of this module's own: [N, 3, H, W] → [N, K]."""
-        return self.logits(images, self._next(len(images), images.device))
+        return self.logits(images, self._next(len(images)))
 
     @torch.compiler.disable
-    def _next(self, rows: int, device: torch.device) -> Draws:
+    def _next(self, rows: int) -> Draws:
         if getattr(self, "_is_replica", False):
             raise InputError(
                 "DataParallel is not supported: a replica's draw counter never comes back, so every call would repeat its "
@@ -91,7 +91,7 @@ class DefendedClassifier(nn.Module):
             queries = torch.arange(self._asked, self._asked + rows)
             self._asked += rows
         ids = torch.full((rows,), rank)
-        return Draws(seed=self.seed, phase=Phase.FORWARD, images=ids, queries=queries % _WORD).to(device)
+        return Draws(seed=self.seed, phase=Phase.FORWARD, images=ids, queries=queries % _WORD)
 
     def train(self, mode: bool = True) -> "DefendedClassifier":
         """Stay in evaluation mode: an attacked classifier does not change."""

@@ -222,6 +222,11 @@ class Draws:
         heads = None if self.heads is None else self.heads[rows]
         return replace(self, images=self.images[rows], queries=self.queries[rows], node=self.node[rows], heads=heads)
 
+    def laid_out(self, rows: Tensor) -> "Draws":
+        """Several draws of every image as one batch, draw by draw: row r is that of stream r % N, r // N queries later."""
+        own = self[rows % len(self)]
+        return replace(own, queries=own.queries + rows // len(self))
+
     def to(self, device: torch.device) -> "Draws":
         """The same draws, made on another device."""
         heads = None if self.heads is None else self.heads.to(device)

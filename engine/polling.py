@@ -9,6 +9,7 @@ from cannonade.chunking import Chunk, resolve_chunk, with_retreat
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
+from cannonade.kernels.backend import carry
 
 
 class Reading(Protocol):
@@ -58,14 +59,17 @@ def poll(
         InputError: logits that are not finite.
     """
     size = resolve_chunk(chunk, defended, images, len(images) * n)
+    ids = ids.cpu()
     asked = torch.zeros_like(ids)
-    while len(rows := _next_rows(reading.wanted(), asked, n, size)):
+    # Passes are planned on the host, which waits for the device once a pass: to know what is still wanted.
+    while len(rows := _next_rows(reading.wanted().cpu(), asked, n, size)):
         draws = Draws(seed=defended.seed, phase=phase, images=ids[rows], queries=asked[rows] + place_of(rows))
-        logits, size = _predict(defended, images, rows, draws, size)
+        there = carry(rows, images.device)
+        logits, size = _predict(defended, images, there, draws, size)
         rows = rows[: len(logits)]
-        reading.read(rows, logits)
+        reading.read(there[: len(logits)], logits)
         asked += torch.bincount(rows, minlength=len(ids))
-    return asked, size
+    return asked.to(images.device), size
 
 
 @torch.no_grad()
@@ -78,7 +82,7 @@ def _predict(defended: DefendedClassifier, images: Tensor, rows: Tensor, draws: 
     logits, size = with_retreat(predict, size)
     finite = logits.isfinite().all(1)
     if not finite.all():
-        image = int(draws.images[: len(logits)][~finite][0])
+        image = int(draws.images[: len(logits)][~finite.cpu()][0])
         raise InputError(f"a classifier must return finite logits, got NaN or infinity for image {image}")
     return logits, size
 

@@ -7,6 +7,7 @@ quoted annotations would not do, as Triton's interpreter quotes them once more.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Literal, get_args
@@ -74,3 +75,17 @@ def choose(
 def on_device(tensor: Tensor) -> AbstractContextManager[Any]:
     """The context of a launch: Triton launches on the current GPU, whatever its arguments are on."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def carry(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the host to a GPU without waiting for it, which takes pinned memory."""
+    if tensor.is_cpu and device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+@cache
+def constants(values: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers, or rows of numbers, on a device: sent there once, since no launch may wait for them."""
+    with torch.inference_mode(False):
+        return carry(torch.tensor(values, dtype=dtype), device)

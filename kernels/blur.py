@@ -58,16 +58,19 @@ def gaussian_blur(
     return planes.view(images.shape)
 
 
-def blur_step(sigma: Tensor) -> Step:
-    """`gaussian_blur` by launchers, edge pixels repeated outside; sigma [M, C, 2], a row for each image of a launch."""
-    halves = _reach(sigma)
+def blur_step(sigma: Tensor, half_width: Tensor | None = None, border: Border = "replicate") -> Step:
+    """`gaussian_blur` by launchers; sigma and half_width [M, C, 2], a row for each image of a launch.
+
+    That a mirrored border is narrower than the images must be known: to look here would wait for the device.
+    """
+    halves, mirror = _reach(sigma) if half_width is None else half_width, border == "reflect"
 
     def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
-        blur_into(out, images, sigma, halves, False)
+        blur_into(out, images, sigma, halves, mirror)
         return ()
 
     def backward(to: Rows, grad: Rows, images: Rows) -> None:
-        blur_adjoint_into(to, grad, sigma, halves, False)
+        blur_adjoint_into(to, grad, sigma, halves, mirror)
 
     return Step(forward, backward)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cannonade.errors import InputError
-from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.backend import NARROW, Backend, choose, constants
 from cannonade.kernels.device.jpeg import DCT, jpeg_adjoint_into, jpeg_into, round_trip
 from cannonade.kernels.device.rows import Rows, Step
 
@@ -51,7 +51,7 @@ def quantisation_tables(quality: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale = torch.where(quality < 50, 5000 // quality, 200 - 2 * quality)[:, None, None]
     luma, chroma = (
-        ((torch.tensor(base, device=quality.device) * scale + 50) // 100).clamp(1, 255) for base in (_LUMA, _CHROMA)
+        ((constants(base, torch.int64, quality.device) * scale + 50) // 100).clamp(1, 255) for base in (_LUMA, _CHROMA)
     )
     return luma, chroma
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor
 
 from cannonade.errors import InputError
 from cannonade.kernels import native
-from cannonade.kernels.backend import Backend, choose
+from cannonade.kernels.backend import Backend, carry, choose
+from cannonade.kernels.device.poisson import photons_into
+from cannonade.kernels.device.rows import Rows, Step
 from cannonade.kernels.philox import Words, slices, stream_blocks
 
 _WORD = 1 << 32
@@ -93,6 +96,39 @@ def by_table(row: Tensor, word: Tensor, step: int) -> Tensor:
     keys, first, start = (part.to(row.device) for part in _table(step))
     place = torch.searchsorted(keys, (row * 2 * _WORD + word).contiguous(), right=True)
     return place - start[row] + first[row]
+
+
+def photon_step(coordinates: Tensor, levels: Callable[[Rows], Tensor]) -> Step:
+    """Poisson(x·levels)/levels of every value x in place of x, clipped to [0, 1], by launchers.
+
+    The gradient is the identity's, and zero where the clip acted. The numbers are those of `poisson`.
+
+    Args:
+        coordinates: [M, 5] int64, of a stream for each image of a launch.
+        levels: [M, C] float32 from the images; at most 2^18.
+    """
+
+    tables = _device_tables(coordinates.device)
+
+    def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+        own = levels(images)
+        photons_into(out, images, images, coordinates, own, tables, adjoint=False)
+        return (own,)
+
+    def backward(to: Rows, grad: Rows, images: Rows, own: Tensor) -> None:
+        photons_into(to, images, grad, coordinates, own, tables, adjoint=True)
+
+    return Step(forward, backward)
+
+
+@cache
+def _device_tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The tables of all steps in one: keys, first numbers, and where the rows start."""
+    keys, first, start = zip(*(_table(step) for step in _ROWS), strict=True)
+    before = torch.tensor([0, *map(len, keys[:-1])], device="cpu").cumsum(0)
+    with torch.inference_mode(False):
+        starts = torch.cat([own + offset for own, offset in zip(start, before, strict=True)])
+        return carry(torch.cat(keys), device), carry(torch.cat(first), device), carry(starts, device)
 
 
 @cache

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cannonade.kernels.backend import NARROW, Backend, choose
+from cannonade.kernels.device.wavelet import noise_sigma
+
 _HALF = 0.7071067811865476
 # Decomposition low-pass filters, as PyWavelets 1.8 lists them (Daubechies, "Ten Lectures on Wavelets", 1992).
 LOW_PASS: dict[str, tuple[float, ...]] = {
@@ -47,7 +50,7 @@ def levels(height: int, width: int, taps: int) -> int:
     return max(deepest - 3, 1)
 
 
-def estimate_sigma(planes: Tensor) -> Tensor:
+def estimate_sigma(planes: Tensor, backend: Backend = "auto") -> Tensor:
     """The standard deviation of a plane's noise: the median of its finest diagonal db2 coefficients over 0.67449.
 
     Coefficients that are exactly 0 do not count, and NaN is returned where all of them are. To agree on which are 0,
@@ -58,11 +61,15 @@ def estimate_sigma(planes: Tensor) -> Tensor:
 
     Args:
         planes: [M, H, W].
+        backend: "auto", "triton" or "torch"; they differ by rounding, and in which of equal coefficients gets the gradient.
 
     Returns:
         [M] float64.
     """
     low = LOW_PASS["db2"]
+    if choose(backend, planes, on_gpu=planes.dtype in NARROW) == "triton":
+        sigma: Tensor = noise_sigma(planes, list(low), "triton")[0]
+        return sigma
     with torch.no_grad():
         diagonal = _diagonal(planes.double(), low)
         middle = middle_magnitudes(diagonal)[1]

@@ -62,6 +62,24 @@ def test_advise(subject, monkeypatch, capsys):
     assert printed.count("other images") == 2
 
 
+def test_advice_that_cannot_be_confirmed_says_so(subject, monkeypatch, capsys):
+    options = subject | {
+        "--defense": "smoothing(sigma=0.05)",
+        "--attack": "pgd(eps=2/255)",
+        "--budget": "2",
+        "--samples": "1",
+        "--steps": "1/2",
+        "--averages": "loss",
+        "--limit": "13",
+        "--confirm": "1",
+        "--votes": "10",
+    }
+    status, printed = call("advise", options, monkeypatch, capsys)
+    assert status == 0, printed
+    assert "0 images are left to confirm on, not 1" in printed
+    assert "other images" not in printed
+
+
 @pytest.mark.parametrize(
     ("command", "changes", "words"),
     [

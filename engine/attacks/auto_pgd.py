@@ -138,7 +138,8 @@ class AutoPGD:
     def _start(self, steering: Steering, images: Tensor, restart: int) -> Tensor:
         if not self.random_start:
             return images.clone()
-        start = NORMS[self.norm].start(images.shape, self.eps, steering.draws(Phase.START, restart))
+        draws = steering.draws(Phase.START, restart).to(images.device)
+        start = NORMS[self.norm].start(images.shape, self.eps, draws)
         return NORMS[self.norm].confine(images, start.to(images.dtype), self.eps)
 
     def _steps(self, objective: Tensor, images: Tensor) -> Steps:

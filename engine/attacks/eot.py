@@ -96,7 +96,7 @@ class EOT:
             images: [N, C, H, W] in [0, 1], N ≥ 1.
             goal: of N images.
             loss: what the goal turns into an objective.
-            draws: N streams; draw j of an image is its stream j queries later.
+            draws: N streams, best on the host; draw j of an image is its stream j queries later.
 
         Raises:
             InputError: the logits do not hang on the images; says where the graph ends.
@@ -116,7 +116,7 @@ class EOT:
     ) -> tuple[Tensor, Tensor, int]:
         gradient = torch.zeros_like(images)
         objective = images.new_zeros(len(images))
-        for rows in self._chunks(len(images), draws, chunk):
+        for rows in self._chunks(images, draws, chunk):
             leaf = images[rows.images].detach().requires_grad_()
             objectives = goal[rows.images].objective(defended.logits(leaf, rows.draws), loss)
             gradients = _input_gradient(objectives.sum(), leaf, None, defended, rows.draws)
@@ -131,7 +131,7 @@ class EOT:
         """∇L(ψ(mean φ(f_j))): φ, ψ = identity for logits, softmax and log for probabilities."""
         once = chunk >= len(images) * self.samples
         mean = images.new_zeros(len(images), defended.num_classes)
-        for rows in self._chunks(len(images), draws, chunk):
+        for rows in self._chunks(images, draws, chunk):
             with torch.set_grad_enabled(once):
                 leaf = images[rows.images].detach().requires_grad_(once)
                 outputs = self._output(defended.logits(leaf, rows.draws))
@@ -141,7 +141,7 @@ class EOT:
         objective = goal.objective(mean if self.average == "logits" else mean.clamp(min=tiny).log(), loss)
         (slope,) = torch.autograd.grad(objective.sum(), mean)
         gradient = torch.zeros_like(images)
-        for rows in self._chunks(len(images), draws, chunk):
+        for rows in self._chunks(images, draws, chunk):
             if not once:
                 leaf = images[rows.images].detach().requires_grad_()
                 outputs = self._output(defended.logits(leaf, rows.draws))
@@ -153,16 +153,17 @@ class EOT:
     def _output(self, logits: Tensor) -> Tensor:
         return logits if self.average == "logits" else logits.softmax(dim=1)
 
-    def _chunks(self, count: int, draws: Draws, chunk: int) -> Iterator[_Rows]:
+    def _chunks(self, images: Tensor, draws: Draws, chunk: int) -> Iterator[_Rows]:
         """Chunks of one shape; the last is filled with repeated rows, which nobody adds up."""
-        total = count * self.samples
+        total = len(images) * self.samples
         size = -(-total // -(-total // chunk))
         for start in range(0, total, size):
-            rows = torch.arange(start, start + size, device=draws.images.device) % total
-            images = rows % count
-            shifted = draws[images]
-            shifted = replace(shifted, queries=shifted.queries + rows // count)
-            yield _Rows(start, min(start + size, total), images, shifted)
+            # Made on both devices, so that neither waits for the other.
+            rows, there = (
+                torch.arange(start, start + size, device=device) % total
+                for device in (draws.images.device, images.device)
+            )
+            yield _Rows(start, min(start + size, total), there % len(images), draws.laid_out(rows))
 
 
 def _input_gradient(

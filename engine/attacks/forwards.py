@@ -1,6 +1,6 @@
 """Predictions of a stochastic classifier for an attack to judge by, without gradients."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -63,10 +63,10 @@ def _logits(defended: DefendedClassifier, images: Tensor, draws: Draws, samples:
     size = -(-total // -(-total // chunk))
     passes = []
     for start in range(0, total, size):
-        rows = torch.arange(start, start + size, device=images.device) % total
-        own = draws[rows % len(images)]
-        streams = replace(own, queries=own.queries + rows // len(images))
-        passes.append(defended.logits(images[rows % len(images)], streams))
+        rows, there = (
+            torch.arange(start, start + size, device=device) % total for device in (draws.images.device, images.device)
+        )
+        passes.append(defended.logits(images[there % len(images)], draws.laid_out(rows)))
     return torch.cat(passes)[:total].reshape(samples, len(images), -1)
 
 

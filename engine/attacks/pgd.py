@@ -140,7 +140,8 @@ class PGD:
     def _start(self, run: "_Run", restart: int) -> Tensor:
         if not self.random_start and restart == 0:
             return run.images.clone()
-        start = NORMS[self.norm].start(run.images.shape, self.eps, run.draws(Phase.START, restart))
+        draws = run.draws(Phase.START, restart).to(run.images.device)
+        start = NORMS[self.norm].start(run.images.shape, self.eps, draws)
         if self.norm == "l1":
             return NORMS[self.norm].confine(run.images, start.to(run.images.dtype), self.eps)
         return (run.images + start.to(run.images.dtype)).clamp(0, 1)
@@ -168,13 +169,14 @@ class _Run:
     def __init__(self, attack: PGD, defended: DefendedClassifier, images: Tensor, goal: Goal, ids: Tensor) -> None:
         self.images, self.gradient = images, attack.gradient
         self.open = torch.arange(len(images), device=images.device)
+        self._open_on_host = torch.arange(len(images))  # the same, which draws are chosen by
         self.best = images
         self.cost = ids.new_zeros(4, len(ids))
-        self._attack, self._defended, self._goal, self._ids = attack, defended, goal, ids
+        self._attack, self._defended, self._goal, self._ids = attack, defended, goal, ids.cpu()
         self._leads = images.new_full((len(images),), -torch.inf)
 
     def draws(self, phase: Phase, query: int) -> Draws:
-        """One stream per image."""
+        """One stream per image, on the host."""
         return Draws(seed=self._defended.seed, phase=phase, images=self._ids, queries=torch.full_like(self._ids, query))
 
     def estimate(self, points: Tensor, number: int) -> tuple[Tensor, Tensor]:
@@ -185,7 +187,7 @@ class _Run:
             number: of the estimate, over all restarts.
         """
         rows = self.open
-        draws = self.draws(Phase.ATTACK, number * self.gradient.queries)[rows]
+        draws = self.draws(Phase.ATTACK, number * self.gradient.queries)[self._open_on_host]
         loss = LOSSES[self._attack.loss]
         estimate = self.gradient.estimate(self._defended, points, self._goal[rows], loss, draws)
         self.gradient = replace(self.gradient, chunk=estimate.chunk)
@@ -199,6 +201,7 @@ class _Run:
         """Close the images that a selection vote on their points shows broken."""
         leads = self._lead(points[self.open], self.open)
         self.open = self.open[leads < 2 * self._attack.selection_votes**0.5]
+        self._open_on_host = self.open.cpu()
 
     def keep(self, rows: Tensor, points: Tensor) -> None:
         """Keep the better point of each image, the new one or the best so far; without restarts there is nothing to choose."""
@@ -218,7 +221,7 @@ class _Run:
             points,
             self._attack.selection_votes,
             phase=Phase.SELECTION,
-            ids=self._ids[rows],
+            ids=self._ids[rows.cpu()],
             chunk=chunk,
         )
         self.cost[1, rows] += votes.forwards

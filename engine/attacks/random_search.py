@@ -85,8 +85,13 @@ class RandomSearch(ABC):
         chunk = resolve_chunk(self.chunk, defended, images, len(images) * self.samples)
         asked = 0
 
+        on_host = ids.cpu()
+
         def draws(phase: Phase, query: int) -> Draws:
-            return Draws(seed=defended.seed, phase=phase, images=ids, queries=torch.full_like(ids, query))
+            return Draws(seed=defended.seed, phase=phase, images=on_host, queries=torch.full_like(on_host, query))
+
+        def proposal(number: int) -> Draws:
+            return draws(Phase.START, number).to(images.device)
 
         def answer(points: Tensor) -> Tensor:
             nonlocal asked, chunk
@@ -95,10 +100,10 @@ class RandomSearch(ABC):
             value, chunk = ask(defended, points, goal, LOSSES[self.loss], streams, self.samples, self.reading, chunk)
             return value
 
-        best = self.propose(images, images, 0, draws(Phase.START, 0))
+        best = self.propose(images, images, 0, proposal(0))
         value = answer(best) if self.points > 1 else images.new_zeros(len(images))
         for number in range(1, self.points):
-            rival = self.propose(images, best, number, draws(Phase.START, number))
+            rival = self.propose(images, best, number, proposal(number))
             worth = answer(rival)
             value = answer(best) if self.requery else value
             better = worth >= value

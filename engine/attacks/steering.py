@@ -27,7 +27,7 @@ class Steering:
     def __init__(
         self, defended: DefendedClassifier, goal: Goal, ids: Tensor, loss: Loss, eot: EOT, eval_samples: int
     ) -> None:
-        self._defended, self._goal, self._ids, self._loss = defended, goal, ids, loss
+        self._defended, self._goal, self._ids, self._loss = defended, goal, ids.cpu(), loss
         self._eot, self._eval_samples = eot, eval_samples
         self.cost = ids.new_zeros(4, len(ids))
         self._asked = 0  # draws of so many gradients are used, over all restarts
@@ -40,7 +40,7 @@ class Steering:
         return int(self._eot.chunk)
 
     def draws(self, phase: Phase, query: int) -> Draws:
-        """One stream per image."""
+        """One stream per image, on the host."""
         return Draws(seed=self._defended.seed, phase=phase, images=self._ids, queries=torch.full_like(self._ids, query))
 
     def restart(self, number: int) -> None:

@@ -101,6 +101,12 @@ def advise(
     console.print(
         f"advice: --attack '{call}' --eot {best.samples} --average {best.average}", highlight=False, soft_wrap=True
     )
+    if len(rest) < confirmed:
+        console.print(
+            f"{len(rest)} images are left to confirm on, not {confirmed}: the others read are no target of the attack, or the "
+            "pilot's; read more with a larger --confirm",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
     if len(rest):
         leaders = {trial.allocation.samples: trial for trial in reversed(trials)}  # the best of each m
         first_won = None

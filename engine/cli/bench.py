@@ -245,6 +245,69 @@ def votes(
 
 
 @bench.command()
+def loader(
+    data: Annotated[str, typer.Option(help="A folder of class/image files, or 'samples'.")],
+    side: Annotated[int, typer.Option(help="Side of the images delivered.")] = 224,
+    limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Images of a batch.")] = 64,
+    workers: Annotated[int, typer.Option(help="Threads of DALI, and worker processes of the others.")] = 2,
+    rounds: Annotated[int, typer.Option(help="How often each side is timed; 0 times nothing.")] = 5,
+    model: Annotated[
+        str | None, typer.Option(help="Classifier whose clean accuracy is compared, such as efficientnet_lite0.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """DALI, the portable loader and torchvision's DataLoader on the same files: pixels, accuracy, images a second."""
+    from rich.table import Table
+
+    from cannonade.bench.hardware import describe
+    from cannonade.bench.loader import as_json, check, judge, measure, ratios
+    from cannonade.data.sources import open_source
+    from cannonade.models import load_model
+
+    source = open_source(data)
+    classes = sorted({item.label for item in source.items}) if restrict else None
+    source = (source if classes is None else source.numbered(classes)).limited(limit)
+    size, settings = (side, side), {"batch": batch, "workers": workers}
+    differences = check(source, size, **settings)
+    pixels = Table("", "augmented", "mean difference", "largest", box=None)
+    for each in differences:
+        names = f"{each.first}, {each.second}"
+        pixels.add_row(names, _yes(each.augmented), f"{255 * each.mean:.4f}/255", f"{255 * each.max:.2f}/255")
+    console.print(pixels)
+    accuracies = []
+    if model is not None:
+        classifier = load_model(model, weights=weights, classes=classes)
+        source.check_labels(classifier.num_classes)
+        accuracies = list(judge(classifier, source, size, **settings))
+        right = Table("", "right", "classified otherwise than with DALI", box=None)
+        for row in accuracies:
+            share = f"{row.right} of {row.images}, {100 * row.right / row.images:.2f} %"
+            right.add_row(row.side, share, str(row.changed))
+        console.print(right)
+    speeds = list(measure(source, size, rounds=rounds, **settings)) if rounds else []
+    if speeds:
+        table = Table("", "augmented", "images/s", "quartiles", box=None)
+        for speed in speeds:
+            quartiles = " – ".join(f"{value:.0f}" for value in speed.quartiles)
+            table.add_row(speed.side, _yes(speed.augmented), f"{speed.median:.0f}", quartiles)
+        console.print(table)
+        for name, ratio in ratios(speeds).items():
+            console.print(f"{name}: {ratio:.2f} times torchvision", highlight=False)
+    if out is not None:
+        record = {"hardware": describe(), "side": side, "images": len(source), "model": model} | settings
+        figures: dict[str, list[Any]] = {"pixels": differences, "accuracy": accuracies, "speed": speeds}
+        record |= {name: as_json(rows) for name, rows in figures.items()}
+        out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
+
+
+@bench.command()
 def audit(
     only: Annotated[
         list[str] | None, typer.Option(help="Start of a kernel's name; may be given several times.")
@@ -254,12 +317,14 @@ def audit(
 ) -> None:
     """Compile every Triton kernel without a GPU: registers, spills, shared memory, accesses, and predicted time.
 
+    Of all kernels, it also says what BaRT's programs cost beside the gradient of the classifier, by the same predictions.
+
     Ends with status 1 where a kernel does not compile, spills, takes too much shared memory or breaks a rule.
     """
     from rich.table import Table
 
-    from cannonade.bench.audit import ARCHITECTURES, Audit, cases
-    from cannonade.bench.audit import audit as judge
+    from cannonade.bench.audit import ARCHITECTURES, audit_all, cases
+    from cannonade.bench.budget import costs, expected_microseconds, model_microseconds
     from cannonade.kernels.backend import triton
 
     if triton is None:
@@ -269,21 +334,39 @@ def audit(
         raise InputError(f"no kernel's name starts with {', '.join(only or ())}: see `cannonade bench audit`")
     table = Table(
         "kernel", "arch", "registers", "spilled", "shared", "accesses", "barriers", "bytes/px", "× least", "ops/px",
-        "H100 µs", box=None,
+        "H100 µs", "of model", box=None,
     )  # fmt: skip
-    found: list[Audit] = []
-    for case in chosen:
-        for architecture in arch or ARCHITECTURES:
-            row = judge(case, architecture)
-            found.append(row)
-            accesses = " ".join(f"{kind.replace(' ', '')}×{count}" for kind, count in row.accesses.items())
-            table.add_row(
-                row.name, str(row.architecture), str(row.registers), str(row.spilled), str(row.shared), accesses,
-                str(row.barriers), f"{row.bytes_per_pixel:.1f}", f"{row.overhead:.2f}", f"{row.operations:.0f}",
-                f"{row.microseconds:.2f}",
-            )  # fmt: skip
+    bare = model_microseconds()
+    found = list(audit_all([case.name for case in chosen], arch or ARCHITECTURES))
+    for row in found:
+        accesses = " ".join(f"{kind.replace(' ', '')}×{count}" for kind, count in row.accesses.items())
+        table.add_row(
+            row.name, str(row.architecture), str(row.registers), str(row.spilled), str(row.shared), accesses,
+            str(row.barriers), f"{row.bytes_per_pixel:.1f}", f"{row.overhead:.2f}", f"{row.operations:.0f}",
+            f"{row.microseconds:.2f}", f"{row.microseconds / bare:.1%}",
+        )  # fmt: skip
     Console(width=180).print(table)
-    console.print("H100 µs: predicted for one 224×224 image from bytes and operations, not measured", highlight=False)
+    console.print(
+        "H100 µs: predicted for one 224×224 image from bytes and operations, not measured; of model: of the bare gradient of "
+        f"EfficientNet-Lite0, {bare:.0f} µs by the same prediction",
+        highlight=False,
+    )
+    if not only:
+        programs = Table("transform", "p in BaRT(5)", "µs forward and backward", "of model", box=None)
+        spent = costs()
+        for cost in spent:
+            figures = ("no launchers", "") if cost.microseconds is None else (
+                f"{cost.microseconds:.1f}", f"{cost.microseconds / bare:.1%}"
+            )  # fmt: skip
+            programs.add_row(cost.name, f"{cost.probability:.3f}", *figures)
+        console.print(programs)
+        total = expected_microseconds(spent)
+        missing = sum(cost.microseconds is None for cost in spent)
+        without = f"; without {missing} transforms that have no launchers, so too little" if missing else ""
+        console.print(
+            f"BaRT(5): Σ p·µs = {total:.1f} µs an image, {total / bare:.1%} of the bare gradient, predicted{without}",
+            highlight=False,
+        )
     if out is not None:
         out.write_text(json.dumps([row.as_json() for row in found], indent=2) + "\n")
     broken = [row for row in found if row.faults]

@@ -6,61 +6,76 @@ of that batch are tried one by one, and a new pipeline goes on behind them.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from nvidia.dali import fn, pipeline_def, types
+from nvidia.dali import fn, math, pipeline_def, types
 from torch import Tensor
 
 from cannonade.data.portable import Refuse
-from cannonade.data.readers import upright_sides
+from cannonade.data.readers import plain, upright_sides
 from cannonade.data.sources import Item, Source
 from cannonade.data.views import Feed
 from cannonade.errors import InputError
 
 _INPUTS = {False: 1, True: 4}
-_UNREADABLE = np.zeros(1, dtype=np.uint8)  # what stands for a file without content: no decoder takes it
+_UNREADABLE = b"\0"  # what stands for a file that is not to be decoded: no decoder takes it
 
 
 def batches(
     source: Source, feed: Feed, device: torch.device, workers: int, refuse: Refuse
-) -> Iterator[tuple[Tensor, list[Item]]]:
-    """Images [N, 3, H, W] and their items, batch by batch; see `Loader`."""
+) -> Iterator[tuple[Tensor, list[Item], int]]:
+    """Images [N, 3, H, W], their items, and how many positions were passed for them, batch by batch; see `Loader`."""
     plan = [[source.items[position] for position in batch] for batch in feed.batches(len(source))]
+    passed = 0
     while plan:
         pipeline = _pipeline(source, feed, plan, device, workers)
         for number, items in enumerate(plan):
             try:
                 (output,) = pipeline.run()
             except RuntimeError as error:
-                good = _usable(source, items, refuse, str(error))
+                good = _usable(source, feed, items, device, refuse, str(error))
+                passed += len(items) - len(good)
                 plan = [*([good] if good else []), *plan[number + 1 :]]
                 break
-            # The buffer is DALI's, and it will write the next batch into it.
-            yield torch.utils.dlpack.from_dlpack(output.as_tensor()).clone(), items
+            # Divided here, because DALI multiplies by 1/255, which is not the same in the last bit.
+            yield torch.utils.dlpack.from_dlpack(output.as_tensor()) / 255, items, passed + len(items)
+            passed = 0
         else:
             return
 
 
 def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device: torch.device, workers: int) -> Any:
-    place = (device.index or 0) if device.type == "cuda" else None
-    augmented = feed.augmentation is not None
+    augmented, (height, width) = feed.augmentation is not None, feed.size
 
-    @pipeline_def(batch_size=feed.batch, num_threads=max(1, workers), device_id=place)
+    @pipeline_def(
+        batch_size=feed.batch, num_threads=max(1, workers), device_id=_number(device), enable_conditionals=True
+    )
     def pipeline() -> Any:
         inputs = fn.external_source(source=_inputs(source, feed, plan), num_outputs=_INPUTS[augmented], batch=True)
-        images = fn.decoders.image(inputs[0], device="cpu" if place is None else "mixed", output_type=types.RGB)
+        # The hardware decoder differs in rounding, and which images it would get depends on their batch: a load of 0.
+        images = fn.decoders.image(
+            inputs[0], device="cpu" if _number(device) is None else "mixed", output_type=types.RGB, hw_decoder_load=0.0
+        )
+        mirror = 0
         if augmented:
             _, start, shape, mirror = inputs
             images = fn.slice(images, start, shape, axes=[0, 1], normalized_anchor=False, normalized_shape=False)
-            images = fn.resize(images, size=list(feed.size), interp_type=types.INTERP_TRIANGULAR)
+            images = fn.resize(images, size=[height, width], dtype=types.FLOAT, **_TRIANGULAR)
         else:
-            mirror = 0
-            images = fn.resize(images, size=list(feed.size), mode="not_smaller", interp_type=types.INTERP_TRIANGULAR)
-            images = fn.crop(images, crop=list(feed.size))
+            sides = fn.peek_image_shape(inputs[0])
+            # Resizing to the same size costs as much as any other.
+            if (sides[0] != height) | (sides[1] != width):
+                images = fn.resize(
+                    images, size=_fitting(sides[0], sides[1], feed.size), dtype=types.FLOAT, **_TRIANGULAR
+                )
+                images = fn.crop(images, crop=[height, width], rounding="truncate")
+            else:
+                images = fn.cast(images, dtype=types.FLOAT)
         return fn.crop_mirror_normalize(
-            images, mirror=mirror, dtype=types.FLOAT, output_layout="CHW", mean=[0.0] * 3, std=[255.0] * 3
+            images, mirror=mirror, dtype=types.FLOAT, output_layout="CHW", mean=[0.0] * 3, std=[1.0] * 3
         )
 
     built = pipeline()
@@ -68,38 +83,75 @@ def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device
     return built
 
 
+# Bilinear, and antialiased where it shrinks.
+_TRIANGULAR = {"interp_type": types.INTERP_TRIANGULAR}
+
+
+def _fitting(height: Any, width: Any, size: tuple[int, int]) -> Any:
+    """`readers.fitting` for DALI. Its own mode `not_smaller` would scale by the sides before they are rounded."""
+    tall = math.max((2 * height * size[1] + width) // (2 * width), size[0])
+    wide = math.max((2 * width * size[0] + height) // (2 * height), size[1])
+    return fn.cast(fn.stack(tall, wide), dtype=types.FLOAT)
+
+
+def _number(device: torch.device) -> int | None:
+    """DALI's name of a device: None is the CPU."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
 def _inputs(source: Source, feed: Feed, plan: Sequence[Sequence[Item]]) -> Iterator[tuple[list[np.ndarray], ...]]:
     """For each batch: file contents and, with augmentation, first corner and sides of the part to see, and whether mirrored."""
     for items in plan:
         contents = [_content(source, item) for item in items]
+        encoded = [np.frombuffer(content, dtype=np.uint8) for content in contents]
         if feed.augmentation is None:
-            yield (contents,)
+            yield (encoded,)
             continue
-        whole = torch.tensor([upright_sides(content.tobytes()) for content in contents])
+        whole = torch.tensor([upright_sides(content) for content in contents])
         draws = feed.draws(torch.tensor([item.id for item in items])).part(0)
         boxes, mirrored = feed.augmentation.draw(draws, whole.clamp(min=1))
         corners, sides = (list(part.float().numpy()) for part in (boxes[:, :2], boxes[:, 2:]))
-        yield contents, corners, sides, list(mirrored.int().numpy()[:, None])
+        yield encoded, corners, sides, list(mirrored.int().numpy()[:, None])
 
 
-def _content(source: Source, item: Item) -> np.ndarray:
+def _content(source: Source, item: Item) -> bytes:
+    """What DALI is to decode. Where it might take what Pillow refuses, such as transparent pixels, Pillow is asked first."""
     try:
         content = source.reader.content(item.id, item.name)
+        if content and not plain(content):
+            source.read(item)
     except InputError:
         return _UNREADABLE
-    return np.frombuffer(content, dtype=np.uint8) if content else _UNREADABLE
+    return content or _UNREADABLE
 
 
-def _usable(source: Source, items: Sequence[Item], refuse: Refuse, reason: str) -> list[Item]:
+def _usable(
+    source: Source, feed: Feed, items: Sequence[Item], device: torch.device, refuse: Refuse, reason: str
+) -> list[Item]:
     """The items of a batch that can be decoded; the others are refused."""
     good = []
     for item in items:
-        try:
-            source.pixels(item)
-        except InputError as error:
-            refuse(item, str(error))
-        else:
+        fault = _fault(source, feed, item, device)
+        if fault is None:
             good.append(item)
+        else:
+            refuse(item, fault)
     if len(good) == len(items):
-        raise InputError(f"DALI cannot decode a batch that Pillow can, use loader 'portable': {reason}")
+        raise InputError(f"DALI must decode a batch whose images it decodes one by one, but says: {reason}")
     return good
+
+
+def _fault(source: Source, feed: Feed, item: Item, device: torch.device) -> str | None:
+    """Why an image cannot be decoded; None where it can."""
+    try:
+        source.read(item)
+    except InputError as error:
+        return str(error)
+    try:
+        _pipeline(source, replace(feed, batch=1), [[item]], device, workers=1).run()
+    except RuntimeError as error:
+        first = next(line for line in str(error).splitlines() if line.strip())
+        return f"DALI cannot decode {item.name}, though Pillow can, so loader 'portable' takes it: {first}"
+    return None

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from time import perf_counter
 from typing import Literal
 
 import torch
@@ -24,11 +25,14 @@ class Batch:
         images: [N, 3, H, W] float32 in [0, 1].
         labels: [N] int64.
         ids: [N] int64, each image's index in its source: what decides its draws.
+        position: images of this rank's share that are behind once this batch is done, those skipped among them: the `start`
+            of a feed that goes on after it.
     """
 
     images: Tensor
     labels: Tensor
     ids: Tensor
+    position: int
 
 
 @dataclass
@@ -43,6 +47,7 @@ class Loader:
         workers: threads of DALI, or worker processes; 0 for none.
         on_error: whether an unusable file is an error, or passed over and noted.
         skipped: files passed over so far, and why.
+        waited: seconds so far that whoever iterates spent waiting for batches; the device is not waited for.
     """
 
     source: Source
@@ -52,6 +57,7 @@ class Loader:
     workers: int = 2
     on_error: OnError = "raise"
     skipped: list[tuple[Item, str]] = field(default_factory=list)
+    waited: float = 0.0
 
     def __len__(self) -> int:
         """Batches still to come."""
@@ -63,10 +69,14 @@ class Loader:
             from cannonade.data.dali import batches
         else:
             from cannonade.data.portable import batches
-        for images, items in batches(self.source, self.feed, self.device, self.workers, self.refuse):
+        position, began = self.feed.start, perf_counter()
+        for images, items, passed in batches(self.source, self.feed, self.device, self.workers, self.refuse):
+            position += passed
             labels = torch.tensor([item.label for item in items], device=self.device)
             ids = torch.tensor([item.id for item in items], device=self.device)
-            yield Batch(images.to(self.device, non_blocking=True), labels, ids)
+            self.waited += perf_counter() - began
+            yield Batch(images, labels, ids, position)
+            began = perf_counter()
 
     def refuse(self, item: Item, reason: str) -> None:
         """Note an unusable file, or raise InputError where that is not asked for."""
@@ -86,8 +96,9 @@ def open_loader(
 ) -> Loader:
     """A loader for a source.
 
-    DALI's resize is not Pillow's: where images have to be resized the two backends differ in their last bits, so a run should
-    name the one it used. Images that already have the size are equal up to one decoder's rounding.
+    Both resize bilinearly, and with antialiasing where they shrink. On a CPU the two backends give the same bits for images
+    that have the size already, and differ by rounding where they resize; DALI's decoder on a GPU has a rounding of its own.
+    `cannonade bench loader` measures what that does to a model's accuracy.
 
     Args:
         source: where the images come from.

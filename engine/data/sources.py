@@ -11,26 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cannonade.data.readers import Archive, Array, Dataset, Files, Reader, fit
+from cannonade.data.classes import class_names, class_numbers, read_labels
+from cannonade.data.readers import Archive, Array, Dataset, Files, Reader, fit, scaled
 from cannonade.errors import InputError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm")
 
 _CIFAR10 = "cifar-10-batches-py"
-
-# ImageNette's folders, so that a subset of ImageNet keeps ImageNet's class numbers.
-IMAGENETTE = {
-    "n01440764": 0,
-    "n02102040": 217,
-    "n02979186": 482,
-    "n03000684": 491,
-    "n03028079": 497,
-    "n03394916": 566,
-    "n03417042": 569,
-    "n03425413": 571,
-    "n03445777": 574,
-    "n03888257": 701,
-}
 
 
 @dataclass(frozen=True)
@@ -54,45 +41,49 @@ class Source:
     Args:
         items: in the order of their ids.
         reader: what reads them; an array [N, H, W, 3], uint8 or float in [0, 1], stands for its reader. Files by default.
-        class_names: the folders of the classes, by their numbers; empty where they have none.
+        classes: the name of each label; the numbers that occur by default. A part of a source keeps them all.
     """
 
     def __init__(
         self,
         items: Sequence[Item],
         reader: Reader | np.ndarray | None = None,
-        class_names: Mapping[int, str] | None = None,
+        classes: Mapping[int, str] | None = None,
     ) -> None:
         self.items = list(items)
-        self.class_names = dict(class_names or {})
         self.reader: Reader = Files() if reader is None else Array(reader) if isinstance(reader, np.ndarray) else reader
+        self.classes = {item.label: str(item.label) for item in self.items} if classes is None else dict(classes)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def limited(self, limit: int | None) -> "Source":
-        """At most `limit` images, spread evenly over the source, with the ids they had."""
+        """At most `limit` images, spread evenly over the source, with the ids they had.
+
+        Every k-th image, from the first on, where the size is k times the limit.
+        """
         if limit is None or limit >= len(self):
             return self
         if limit < 1:
             raise InputError(f"limit must be at least 1, got {limit}")
-        items = [self.items[index * len(self) // limit] for index in range(limit)]
-        return Source(items, self.reader, self.class_names)
+        return Source([self.items[index * len(self) // limit] for index in range(limit)], self.reader, self.classes)
+
+    def every(self, step: int) -> "Source":
+        """Every `step`-th image, from the first on, with the ids they had: 50 takes 1,000 of ImageNet's 50,000, and 5 takes
+        785 of ImageNette's 3,925, as the paper's authors did."""
+        if step < 1:
+            raise InputError(f"every must be at least 1, got {step}")
+        return Source(self.items[::step], self.reader, self.classes)
 
     def numbered(self, classes: Sequence[int]) -> "Source":
-        """The same images, a label being its position in `classes`.
-
-        Raises:
-            InputError: an image is of another class.
-        """
+        """The same images, a label being its position in `classes`."""
         position = {label: index for index, label in enumerate(classes)}
-        for item in self.items:
-            if item.label not in position:
-                raise InputError(
-                    f"images must be of the model's classes, {list(classes)}, {item.name} is of {item.label}"
-                )
-        names = {index: self.class_names[label] for label, index in position.items() if label in self.class_names}
-        return Source([replace(item, label=position[item.label]) for item in self.items], self.reader, names)
+        strangers = [item for item in self.items if item.label not in position]
+        if strangers:
+            raise InputError(f"labels must be among {list(classes)}, got {strangers[0].label} for {strangers[0].name}")
+        items = [replace(item, label=position[item.label]) for item in self.items]
+        names = {index: self.classes[label] for label, index in position.items() if label in self.classes}
+        return Source(items, self.reader, names)
 
     def check_labels(self, num_classes: int) -> None:
         """Raise InputError if a label is not one of the classifier's classes."""
@@ -110,7 +101,11 @@ class Source:
 
     def pixels(self, item: Item) -> Tensor:
         """One image as it is: [3, H, W] float32 in [0, 1]."""
-        return self.reader.pixels(item.id, item.name)
+        return scaled(self.read(item))
+
+    def read(self, item: Item) -> Tensor:
+        """The same as it is stored: [3, H, W], uint8, or float32 in [0, 1]."""
+        return self.reader.read(item.id, item.name)
 
     def load(self, items: Sequence[Item], size: tuple[int, int] | None) -> Tensor:
         """Read, resize and stack images.
@@ -125,9 +120,10 @@ class Source:
         Raises:
             InputError: a file that is no image, is truncated or has transparency, or sizes that differ while `size` is None.
         """
-        images = [self.pixels(item) for item in items]
+        images = [self.read(item) for item in items]
         if size is not None:
             images = [fit(image, size) for image in images]
+        images = [scaled(image) for image in images]
         shapes = {tuple(image.shape) for image in images}
         if len(shapes) > 1:
             raise InputError(f"images must be of one size for a model without an input size, got {sorted(shapes)}")
@@ -141,8 +137,9 @@ def open_source(name: str) -> Source:
         name: "samples" for the 20 ImageNet photos that foolbox carries; a folder or a `.zip` of `class/image` files (ImageNet's
             and ImageNette's synsets have ImageNet's numbers); an `.npz` file with `images` ([N, H, W, 3], uint8 or float in
             [0, 1]) and `labels` ([N]); a folder that holds torchvision's `cifar-10-batches-py`; or "imagenette:FOLDER", which
-            torchvision downloads to that folder where it is not there yet. A part of a zip or of CIFAR-10 is named
-            after a colon, "cifar.zip:test", "FOLDER:train"; CIFAR-10's is its test set by default.
+            torchvision downloads to that folder where it is not there yet. A part is named after a colon, "FOLDER:train",
+            "cifar.zip:test"; without, CIFAR-10's is its test set and ImageNette's its val set. "FOLDER:FILE" takes a label file
+            for a flat folder, FILE being in it or anywhere: lines of `image label`.
 
     Raises:
         InputError: nothing there, or nothing usable.
@@ -150,7 +147,7 @@ def open_source(name: str) -> Source:
     if name == "samples":
         return _samples()
     if name.startswith("imagenette:"):
-        return _imagenette(Path(name.partition(":")[2]))
+        return _imagenette(name.partition(":")[2])
     path, part = Path(name), ""
     if not path.exists() and ":" in name:
         place, _, part = name.rpartition(":")
@@ -159,8 +156,8 @@ def open_source(name: str) -> Source:
         return _cifar10(path, part or "test")
     if path.suffix == ".zip" and path.is_file():
         return _archive(path, part)
-    if path.is_dir() and not part:
-        return _folder(path)
+    if path.is_dir():
+        return _part(path, part)
     if path.suffix == ".npz" and path.is_file() and not part:
         return _array_file(path)
     raise InputError(
@@ -193,6 +190,25 @@ def from_dataset(dataset: Any, name: str = "dataset") -> Source:
     return Source([Item(i, label, f"{name}[{i}]") for i, label in enumerate(labels)], Dataset(dataset))
 
 
+def check_same_classes(train: Source, validation: Source) -> list[int]:
+    """The labels of a data set in two parts, in ascending order.
+
+    Raises:
+        InputError: the parts have different classes, or the same numbers for different ones, or there is only one class.
+    """
+    for first, second, place in ((train, validation, "validation"), (validation, train, "training")):
+        missing = sorted(set(first.classes.values()) - set(second.classes.values()))
+        if missing:
+            raise InputError(
+                f"training and validation data must have the same classes, missing in {place}: {', '.join(missing)}"
+            )
+    if train.classes != validation.classes:
+        raise InputError("training and validation data must number their classes alike, but do not")
+    if len(train.classes) < 2:
+        raise InputError(f"there must be at least two classes to tell apart, got {', '.join(train.classes.values())}")
+    return sorted(train.classes)
+
+
 def _samples() -> Source:
     spec = find_spec("foolbox")  # located, not imported: only its photos are wanted
     if spec is None or not spec.submodule_search_locations:
@@ -204,6 +220,31 @@ def _samples() -> Source:
     return Source([Item(index, int(path.stem.rsplit("_", 1)[1]), str(path)) for index, path in enumerate(paths)])
 
 
+def _part(root: Path, part: str) -> Source:
+    if not part or (root / part).is_dir():
+        return _folder(root / part)
+    for labels in (root / part, Path(part)):
+        if labels.is_file():
+            return _listed(root, labels)
+    raise InputError(f"after FOLDER: must stand a folder in it or a label file, {root} has no {part!r}")
+
+
+def _listed(root: Path, path: Path) -> Source:
+    """A flat folder with a label file; ids are places in that file."""
+    listed = read_labels(path)
+    names = sorted({label for _, label in listed})
+    numbers = dict(zip(names, class_numbers(names), strict=True))
+    present = {each.name for each in root.iterdir()}
+    missing = [image for image, _ in listed if image not in present and not (root / image).is_file()]
+    if missing:
+        raise InputError(
+            f"a label file must name images of its folder, {len(missing)} of {path} are not in {root}: "
+            f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}"
+        )
+    items = [Item(index, numbers[label], str(root / image)) for index, (image, label) in enumerate(listed)]
+    return Source(items, classes=class_names(names))
+
+
 def _folder(root: Path) -> Source:
     classes = sorted(path for path in root.iterdir() if path.is_dir())
     files = [
@@ -213,14 +254,16 @@ def _folder(root: Path) -> Source:
         if path.suffix.lower() in SUFFIXES
     ]
     if not files:
-        raise InputError(f"a data folder must hold class/image files ({', '.join(SUFFIXES)}), found none in {root}")
-    labels = _class_numbers([folder.name for folder in classes])
+        raise InputError(
+            f"a data folder must hold class/image files ({', '.join(SUFFIXES)}), found none in {root}; "
+            "a part is named FOLDER:part, a label file for a flat folder FOLDER:FILE"
+        )
+    labels = class_numbers([folder.name for folder in classes])
     empty = {folder.name for folder in classes} - {path.parent.name for _, path in files}
     if empty:
         raise InputError(f"every class folder must hold images, none in {', '.join(sorted(empty))} of {root}")
-    names = {label: folder.name for label, folder in zip(labels, classes, strict=True)}
     items = [Item(index, labels[position], str(path)) for index, (position, path) in enumerate(files)]
-    return Source(items, class_names=names)
+    return Source(items, classes=class_names([folder.name for folder in classes]))
 
 
 def _archive(path: Path, part: str) -> Source:
@@ -238,9 +281,9 @@ def _archive(path: Path, part: str) -> Source:
     if not found:
         raise InputError(f"a .zip must hold class/image files ({', '.join(SUFFIXES)}), found none in {path}:{part}")
     classes = sorted({folder for folder, _ in found})
-    numbers = dict(zip(classes, _class_numbers(classes), strict=True))
+    numbers = dict(zip(classes, class_numbers(classes), strict=True))
     items = [Item(i, numbers[folder], name) for i, (folder, name) in enumerate(found)]
-    return Source(items, Archive(path), {number: folder for folder, number in numbers.items()})
+    return Source(items, Archive(path), class_names(classes))
 
 
 def _cifar10(root: Path, part: str) -> Source:
@@ -252,28 +295,23 @@ def _cifar10(root: Path, part: str) -> Source:
         data = CIFAR10(str(root), train=part == "train")
     except (RuntimeError, OSError, EOFError, KeyError) as error:
         raise InputError(f"{root / _CIFAR10} must be torchvision's copy of CIFAR-10, complete: {error}") from error
-    return Source([Item(i, label, f"cifar10 {part}[{i}]") for i, label in enumerate(data.targets)], data.data)
+    items = [Item(i, label, f"cifar10 {part}[{i}]") for i, label in enumerate(data.targets)]
+    return Source(items, data.data, dict(enumerate(data.classes)))
 
 
-def _imagenette(root: Path) -> Source:
+def _imagenette(name: str) -> Source:
     from torchvision.datasets import Imagenette
 
-    folder = root / "imagenette2"
-    if not folder.is_dir():
-        try:
-            Imagenette(str(root), split="val", download=True)
-        except (RuntimeError, OSError) as error:
-            raise InputError(f"ImageNette could not be downloaded to {root}: {error}") from error
-    return _folder(folder / "val")
-
-
-def _class_numbers(names: list[str]) -> list[int]:
-    """Numbers as they stand, ImageNette's synsets by their ImageNet number, all others in alphabetical order."""
-    if all(name.isdecimal() for name in names):
-        return [int(name) for name in names]
-    if all(name in IMAGENETTE for name in names):
-        return [IMAGENETTE[name] for name in names]
-    return list(range(len(names)))
+    place, _, part = name.rpartition(":")
+    root, part = (Path(place), part) if place and part in ("train", "val") else (Path(name), "val")
+    for folder in (root, root / "imagenette2"):
+        if (folder / part).is_dir():
+            return _folder(folder / part)
+    try:
+        Imagenette(str(root), split=part, download=True)
+    except (RuntimeError, OSError) as error:
+        raise InputError(f"ImageNette could not be downloaded to {root}: {error}") from error
+    return _folder(root / "imagenette2" / part)
 
 
 def _array_file(path: Path) -> Source:

@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from cannonade.defenses.executor import execute, on_rows
-from cannonade.defenses.planning import plan
+from cannonade.defenses.planning import plan, plan_fixed
 from cannonade.defenses.program import layouts
 from cannonade.draws import Draws
 from cannonade.errors import InputError
+from cannonade.kernels.backend import carry
 from cannonade.spec import build
 from cannonade.transforms.base import REGISTRY, Gradient, Params, Transform
 from cannonade.transforms.colour import HsvShift, LabShift, XyzShift, YuvShift
@@ -46,6 +47,11 @@ _SERIAL = (SeamCarvingExpansion, TvChambolle, NonLocalMeans)
 _SITES_AHEAD = 12
 
 
+def _check_launches(name: str, launches: str) -> None:
+    if launches not in ("scheduled", "fixed"):
+        raise InputError(f"{name}: launches must be 'scheduled' or 'fixed', got {launches!r}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class BaRT(Transform):
     """k transforms in random order, from k of the groups drawn without replacement, one member of each.
@@ -62,10 +68,14 @@ class BaRT(Transform):
         clamp: clamp to [0, 1] after every transform, as published.
         random_k: draw the number of transforms too, uniformly in {0, …, k} per image, as published for fine-tuning.
         checkpoint: keep only each step's input and run it again in backward: less memory, a second forward.
+        launches: "scheduled" runs each transform for the images that wait for it, which the host reads from their programs.
+            "fixed" is one sequence of launches for any programs, k times every transform over the whole batch, from tables on
+            the device alone: what a CUDA graph can capture. It is for GPUs, and gives the same bits.
     """
 
     name: ClassVar[str] = "bart"
     gradient: ClassVar[Gradient] = Gradient.EXACT
+    on_host: ClassVar[frozenset[str]] = frozenset({"steps"})
 
     k: int = 5
     groups: bool = True
@@ -73,8 +83,10 @@ class BaRT(Transform):
     clamp: bool = True
     random_k: bool = False
     checkpoint: bool = False
+    launches: Literal["scheduled", "fixed"] = "scheduled"
 
     def __post_init__(self) -> None:
+        _check_launches(self.name, self.launches)
         available = len(self._groups)
         if not available:
             raise InputError(f"{self.name}: transforms must hold at least one transform, got none")
@@ -150,10 +162,22 @@ class BaRT(Transform):
         return steps
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
-        """Execute each image's program."""
-        launches = plan(
-            self.members, params, images.shape[2:], serial=self._serial, clamp=self.clamp, by_rows=on_rows(images)
-        )
+        """Execute each image's program.
+
+        Raises:
+            InputError: launches="fixed" where there is no GPU for it, or with a transform that has no launchers.
+        """
+        by_rows, size = on_rows(images), images.shape[2:]
+        if self.launches == "fixed":
+            if not by_rows:
+                raise InputError(
+                    f'{self.name}: launches="fixed" needs Triton and float32 images on a GPU, got {images.dtype} on '
+                    f'{images.device}; use launches="scheduled"'
+                )
+            steps = carry(params["steps"], images.device)
+            launches = plan_fixed(self.members, {**params, "steps": steps}, size, self.clamp)
+        else:
+            launches = plan(self.members, params, size, serial=self._serial, clamp=self.clamp, by_rows=by_rows)
         return execute(images, launches, self.checkpoint)
 
     def program(self, params: Params, row: int, shape: torch.Size) -> list[tuple[Transform, Params]]:
@@ -182,6 +206,7 @@ class BartGao(BaRT):
     Attributes:
         k: 1 to 6.
         groups, transforms, clamp, backward: as in `BaRT`; their defaults make the preset.
+        launches: as in `BaRT`.
     """
 
     name: ClassVar[str] = "bart_gao"
@@ -192,6 +217,7 @@ class BartGao(BaRT):
     clamp: bool = False
 
     def __post_init__(self) -> None:
+        _check_launches(self.name, self.launches)
         if not 1 <= self.k <= 6:
             raise InputError(f"bart_gao: k must be 1 to 6, the number of its transforms, got {self.k}")
 

@@ -1,6 +1,5 @@
 """Programs executed: by each transform's own functions, or by launchers that read and write rows of one buffer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cannonade.defenses.places import Places
+from cannonade.defenses.planning import Plan
 from cannonade.defenses.program import Launch
 from cannonade.kernels.backend import choose
 from cannonade.kernels.device.rows import Rows
@@ -18,20 +19,20 @@ def on_rows(images: Tensor) -> bool:
     return choose("auto", images, on_gpu=images.dtype == torch.float32) == "triton"
 
 
-def execute(images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
-    """Run launches in order: [N, 3, H, W] to the same.
+def execute(images: Tensor, plan: Plan, checkpoint: bool) -> Tensor:
+    """Run a plan's launches in order: [N, 3, H, W] to the same.
 
     Args:
         checkpoint: keep only each launch's input and run it again in backward.
     """
     by_rows = on_rows(images)
     if torch.is_grad_enabled() and images.requires_grad:
-        result: Tensor = (_OnRows if by_rows else _Program).apply(images, launches, checkpoint)
+        result: Tensor = (_OnRows if by_rows else _Program).apply(images, plan, checkpoint)
         return result
     if by_rows:
-        return _Buffer(images, launches, keep=False).run()
+        return _Buffer(images, plan, keep=False).run()
     out = images.clone()
-    for launch in launches:
+    for launch in plan.launches:
         out[launch.index] = launch(out[launch.index])
     return out
 
@@ -40,10 +41,10 @@ class _Program(torch.autograd.Function):
     """All launches as one node: rows are updated in place, and each launch keeps its own small graph."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
+    def forward(ctx: Any, images: Tensor, plan: Plan, checkpoint: bool) -> Tensor:
         out = images.clone()
         ctx.tape = []
-        for launch in launches:
+        for launch in plan.launches:
             link = _Link(launch, out[launch.index], checkpoint)
             ctx.tape.append(link)
             out[launch.index] = link.value()
@@ -102,30 +103,15 @@ class _Move:
 class _Buffer:
     """The images of every stage of their programs in one buffer, so that launchers need no gathering and no scattering.
 
-    All places are known before the first launch and travel to the device together. With `keep`, each launch writes rows of its
-    own, which are the inputs of backward; without, an image goes to and fro between two rows.
+    All places are known before the first launch. With `keep`, each launch writes rows of its own, which are the inputs of
+    backward; without, an image goes to and fro between two rows.
     """
 
-    def __init__(self, images: Tensor, launches: Sequence[Launch], keep: bool) -> None:
-        count = len(images)
-        size = count + sum(len(launch.rows) for launch in launches) if keep else 2 * count
-        self.buffer = images.new_empty((size, *images.shape[1:]))
-        self.buffer[:count] = images
-        at, turn, free = list(range(count)), [0] * count, count
-        table: list[list[int]] = []  # reads, writes, and the same of gradients
-        for row in (row for launch in launches for row in launch.rows):
-            turn[row] ^= 1
-            here, there = turn[row] * count + row, (1 - turn[row]) * count + row
-            table.append([at[row], free if keep else here, here, there])
-            at[row] = table[-1][1]
-            free += 1
-        table += [[end, turn[row] * count + row, 0, 0] for row, end in enumerate(at)]
-        places = torch.tensor(table, dtype=torch.int64).view(-1, 4).mT.contiguous()
-        *columns, final = places.to(images.device, non_blocking=True).split(
-            [*(len(launch.rows) for launch in launches), count], dim=1
-        )
-        self.moves = [_Move(launch, *own.unbind(0)) for launch, own in zip(launches, columns, strict=True)]
-        self.ends, self.grad_ends = final[:2]
+    def __init__(self, images: Tensor, plan: Plan, keep: bool) -> None:
+        self.places: Places = plan.places(len(images), keep, images.device)
+        self.buffer = images.new_empty((self.places.size, *images.shape[1:]))
+        self.buffer[: len(images)] = images
+        self.moves = [_Move(launch, *own) for launch, own in zip(plan.launches, self.places.moves, strict=True)]
 
     def run(self) -> Tensor:
         """Launch everything without gradient: [N, 3, H, W]."""
@@ -134,7 +120,7 @@ class _Buffer:
                 self.buffer[move.writes] = move.launch(self.buffer[move.reads])
             else:
                 move.launch.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
-        return self.buffer[self.ends]
+        return self.buffer[self.places.ends]
 
     def run_keeping(self, checkpoint: bool) -> Tensor:
         """Launch everything and keep what backward needs."""
@@ -144,12 +130,12 @@ class _Buffer:
                 self.buffer[move.writes] = move.link.value()
             else:
                 move.kept = move.launch.step.forward(Rows(self.buffer, move.writes), Rows(self.buffer, move.reads))
-        return self.buffer[self.ends]
+        return self.buffer[self.places.ends]
 
     def pull(self, grad: Tensor) -> Tensor:
         """The gradient at the images, from that at the results."""
         gradients = grad.new_empty((2 * len(grad), *grad.shape[1:]))
-        gradients[self.grad_ends] = grad
+        gradients[self.places.grad_ends] = grad
         for move in reversed(self.moves):
             # An image's gradient goes to and fro too, the other way.
             if move.link is not None:
@@ -168,8 +154,8 @@ class _OnRows(torch.autograd.Function):
     """All launches as one node, on rows of one buffer."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, launches: Sequence[Launch], checkpoint: bool) -> Tensor:
-        ctx.buffer = _Buffer(images, launches, keep=True)
+    def forward(ctx: Any, images: Tensor, plan: Plan, checkpoint: bool) -> Tensor:
+        ctx.buffer = _Buffer(images, plan, keep=True)
         out: Tensor = ctx.buffer.run_keeping(checkpoint)
         return out
 

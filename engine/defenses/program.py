@@ -121,8 +121,8 @@ class Launch:
     """One transform on the rows that wait for it.
 
     Attributes:
-        rows: their numbers, ascending.
-        index: the same as a tensor, [M] int64 where the images are.
+        rows: their numbers, ascending; in a fixed sequence of launches all, as the host does not know which do.
+        index: the same as a tensor, [M] int64 where the images are; −1 for those of all that do not wait for it.
         transform: what is run, with `params`, a row for each of the images.
         clamp: whether to clamp to [0, 1] what the transform does not keep there by itself.
         step: the same by launchers, where there are some; all there is for transforms that run together.

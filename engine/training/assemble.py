@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 
 from cannonade.data.loader import Backend
-from cannonade.data.sources import open_source
+from cannonade.data.sources import check_same_classes, open_source
 from cannonade.defenses import build_defense
 from cannonade.evaluation.subject import exact_arithmetic, find_device
-from cannonade.training.classes import common_classes
 from cannonade.training.distributed import ranks_from_environment
 from cannonade.training.recipe import Recipe
 from cannonade.training.start import starting_point
@@ -46,10 +45,10 @@ def assemble(
     if place.type == "cuda":
         torch.cuda.set_device(place)
     train, judged = open_source(data), open_source(validation)
-    classes = common_classes(train, judged)
+    classes = check_same_classes(train, judged)
     exact_arithmetic()
     start = starting_point(
-        model, weights=weights, scratch=scratch, classes=classes, class_names=train.class_names,
+        model, weights=weights, scratch=scratch, class_names=train.classes,
         size=None if side is None else (side, side), defense=defense, seed=recipe.seed,
     )  # fmt: skip
     return Task(

@@ -36,7 +36,6 @@ def starting_point(
     *,
     weights: Path | None,
     scratch: bool,
-    classes: Sequence[int],
     class_names: Mapping[int, str],
     size: tuple[int, int] | None,
     defense: str,
@@ -48,8 +47,7 @@ def starting_point(
         model: name of one.
         weights: a file; None for those the model is published with.
         scratch: random weights instead.
-        classes: the data's class numbers.
-        class_names: of those numbers, where they have any.
+        class_names: of the data's class numbers; logits are in the order of the numbers.
         size: (H, W) of the images; None for the model's own.
         defense: for the record.
         seed: of random weights.
@@ -59,6 +57,7 @@ def starting_point(
     """
     if scratch and weights is not None:
         raise InputError(f"a training starts from weights or from scratch, got both, {weights} and --scratch")
+    classes = sorted(class_names)
     with seeded(seed):
         source = untrained(model, len(classes)) if scratch else load_pretrained(model, weights=weights)
         if isinstance(source.module, Classifier):
@@ -69,10 +68,9 @@ def starting_point(
     size = size or source.input_size
     if size is None:
         raise InputError(f"{model} has no input size of its own: give --size")
-    named = [class_names[number] for number in classes if number in class_names]
     card = Card(
         model=model, classes=tuple(classes), mean=tuple(source.mean), std=tuple(source.std), input_size=size,
-        class_names=named if len(named) == len(classes) else None, defense=defense,
+        class_names=[class_names[number] for number in classes], defense=defense,
     )  # fmt: skip
     return Start(module.requires_grad_(True), card, continued)
 

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.backend import choose
+from cannonade.kernels.backend import carry, choose
 from cannonade.kernels.device.pointwise import Operation
 from cannonade.kernels.device.rows import Step
 from cannonade.kernels.pointwise import pointwise_step
@@ -97,6 +97,7 @@ class Transform(ABC):
         in_slices: when a CPU does well to take a few images at a time and to compute again in backward: as PyTorch's chain of
             many light operations, whose intermediate results would fill the memory and miss the cache.
         operation: the colour operation that it is, where it is one; see `operation_parameters`.
+        on_host: names of the parameters that are read on the host, and do not follow the images to their device.
         example: constructor arguments of a small example, where the defaults alone make nothing that can run.
     """
 
@@ -107,6 +108,7 @@ class Transform(ABC):
     in_slices: ClassVar[Literal["never", "without native code", "always"]] = "never"
 
     operation: ClassVar[Operation | None] = None
+    on_host: ClassVar[frozenset[str]] = frozenset()
 
     backward: Literal["own", "identity"] = "own"
 
@@ -127,11 +129,12 @@ class Transform(ABC):
         """Draw one set of parameters per image.
 
         Args:
-            draws: N streams.
+            draws: N streams, best on the host whatever the device of the images: words are the same on both, a few of them
+                are drawn sooner there, and what is read on the host is there already.
             shape: [N, 3, H, W], the shape of the images the parameters are for.
 
         Returns:
-            Tensors with first dimension N.
+            Tensors with first dimension N, on the device of the draws.
         """
 
     @abstractmethod
@@ -165,6 +168,8 @@ class Transform(ABC):
     def transform(self, images: Tensor, params: Params) -> Tensor:
         """`apply` in the precision and with the backward asked for: half precision is computed in float32.
 
+        Parameters follow the images to their device, without waiting for it.
+
         Raises:
             InputError: the images are not RGB, or too small. Their values are checked at the door of an attack or a vote, not
                 here, where it would wait for the device.
@@ -177,6 +182,7 @@ class Transform(ABC):
             raise InputError(
                 f"{self.name}: image sides must be at least {self.least_side}, got {list(images.shape[2:])}: use larger images"
             )
+        params = {key: value if key in self.on_host else carry(value, images.device) for key, value in params.items()}
         half = images.dtype in (torch.float16, torch.bfloat16)
         wide = images.float() if half else images
         if self.backward == "identity":

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.blur import gaussian_blur
-from cannonade.kernels.median import box_median
+from cannonade.kernels.blur import blur_step, gaussian_blur
+from cannonade.kernels.device.rows import Step
+from cannonade.kernels.median import box_median, box_median_step
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_range
 
@@ -54,10 +55,15 @@ class GaoGaussianBlur(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Blur each image."""
-        sigma, half_width = (
-            values[:, None].expand(-1, images.shape[1], -1) for values in (params["sigma"], params["sides"] // 2)
-        )
-        return gaussian_blur(images, sigma, half_width, border="reflect")
+        return gaussian_blur(images, *self._windows(params), border="reflect")
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return blur_step(*self._windows(params), border="reflect")
+
+    def _windows(self, params: Params) -> tuple[Tensor, Tensor]:
+        """[N, 3, 2] each: σ and half the sides."""
+        return _for_channels(params["sigma"]), _for_channels(params["sides"] // 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +93,16 @@ class GaoMedianFilter(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Take the median around each pixel."""
-        return box_median(images, params["sides"][:, None].expand(-1, images.shape[1], -1))
+        return box_median(images, _for_channels(params["sides"]))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return box_median_step(_for_channels(params["sides"]))
+
+
+def _for_channels(values: Tensor) -> Tensor:
+    """[N, 2] numbers for all three channels: [N, 3, 2]."""
+    return values[:, None].expand(-1, 3, -1)
 
 
 def _check_sides(where: str, low: int, high: int) -> None:

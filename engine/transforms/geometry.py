@@ -8,7 +8,8 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
-from cannonade.kernels.warp import Box, resize_crop, resize_pad, rotate
+from cannonade.kernels.device.rows import Step
+from cannonade.kernels.warp import Box, resize_crop, resize_crop_step, resize_pad, rotate, rotate_step
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_probability, check_reference, scaled
 
@@ -40,6 +41,10 @@ class Rotation(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Rotate each image by its angle."""
         return rotate(images, params["degrees"])
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return rotate_step(params["degrees"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,5 +160,12 @@ class RandomCropRescale(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Enlarge the crop of each image."""
-        box = Box(params["top"], params["left"], params["height"], params["width"])
-        return resize_crop(images, box, border="edge")
+        return resize_crop(images, _box(params), border="edge")
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return resize_crop_step(lambda height, width: _box(params), border="edge")
+
+
+def _box(params: Params) -> Box:
+    return Box(params["top"], params["left"], params["height"], params["width"])

@@ -8,17 +8,20 @@ from torch import Tensor
 
 from cannonade.draws import Draws, Stream
 from cannonade.errors import InputError
+from cannonade.kernels.backend import constants
 from cannonade.kernels.device.noise import Settings
-from cannonade.kernels.device.rows import Step
+from cannonade.kernels.device.rows import Rows, Step
 from cannonade.kernels.groups import by_group
 from cannonade.kernels.noise import Noise, add_noise, noise_step
 from cannonade.kernels.pointwise import clip
+from cannonade.kernels.poisson import photon_step
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
 
 MODES = ("gaussian", "poisson", "salt", "pepper", "s&p", "speckle")
 # What each does to a value (poisson has a law of its own), and which part of the values replaced becomes 1.
-_KINDS = torch.tensor([Noise.ADDED, Noise.ADDED, *(Noise.REPLACED,) * 3, Noise.MULTIPLIED])
-_SALTS = torch.tensor([0.0, 0.0, 1.0, 0.0, 0.5, 0.0])
+_KINDS = (int(Noise.ADDED), int(Noise.ADDED), *(int(Noise.REPLACED),) * 3, int(Noise.MULTIPLIED))
+_SALTS = (0.0, 0.0, 1.0, 0.0, 0.5, 0.0)
+_POISSON = MODES.index("poisson")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,16 +117,44 @@ class NoiseInjection(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Add each image's kind of noise."""
-        mode, stream = params["mode"], params["stream"]
-        kind, salt = (table.to(mode.device)[mode] for table in (_KINDS, _SALTS))
-        settings = Settings(sigma=self.sigma, amount=self.amount)
+        mode, (stream, kind, salt, settings) = params["mode"], self._streams(params)
 
         def noisy(is_poisson: int, rows: Tensor) -> Tensor:
             if is_poisson:
                 return clip(self._poisson(images[rows], Stream(stream[rows]), params["per_channel"][rows]))
-            return add_noise(images[rows], stream[rows], kind[rows], salt[rows] * self.amount, settings)
+            return add_noise(images[rows], stream[rows], kind[rows], salt[rows], settings)
 
-        return by_group((mode == MODES.index("poisson")).long(), noisy)
+        return by_group((mode == _POISSON).long(), noisy)
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers: those of counts leave out the images of another mode, and the others those of counts."""
+        streams, counted = self._streams(params), params["mode"] == _POISSON
+        noise = noise_step(*streams)
+        if "poisson" not in self.modes:
+            return noise
+        photons = photon_step(streams[0], lambda images: self._levels_of_rows(images, params["per_channel"]))
+
+        def forward(out: Rows, images: Rows) -> tuple[Tensor, ...]:
+            noise.forward(out.only(~counted), images.only(~counted))
+            return photons.forward(out.only(counted), images.only(counted))
+
+        def backward(to: Rows, grad: Rows, images: Rows, *kept: Tensor) -> None:
+            noise.backward(to.only(~counted), grad.only(~counted), images.only(~counted))
+            photons.backward(to.only(counted), grad.only(counted), images.only(counted), *kept)
+
+        return Step(forward, backward)
+
+    def _streams(self, params: Params) -> tuple[Tensor, Tensor, Tensor, Settings]:
+        mode = params["mode"]
+        kind = constants(_KINDS, torch.int64, mode.device)[mode]
+        salt = constants(_SALTS, torch.float32, mode.device)[mode] * self.amount
+        return params["stream"], kind, salt, Settings(sigma=self.sigma, amount=self.amount)
+
+    def _levels_of_rows(self, images: Rows, per_channel: Tensor) -> Tensor:
+        """[M, 3]; those of an image that is left out do not matter."""
+        if self.levels != "distinct":
+            return torch.full((len(images), 3), float(self.levels), device=images.buffer.device)
+        return self._levels(images.buffer[images.index], per_channel)[..., 0, 0]
 
     def _poisson(self, images: Tensor, stream: Stream, per_channel: Tensor) -> Tensor:
         levels = self._levels(images.detach(), per_channel)

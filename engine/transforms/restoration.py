@@ -10,9 +10,10 @@ from torch import Tensor
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.kernels.backend import choose
+from cannonade.kernels.device.rows import Step
 from cannonade.kernels.nlm import nl_means
 from cannonade.kernels.pointwise import clip
-from cannonade.kernels.shrinkage import denoise_wavelet
+from cannonade.kernels.shrinkage import denoise_wavelet, denoise_wavelets, denoise_wavelets_step
 from cannonade.kernels.tv import tv_chambolle
 from cannonade.kernels.wavelet import LOW_PASS, estimate_sigma
 from cannonade.transforms.base import Gradient, Params, Transform, straight_through
@@ -135,11 +136,20 @@ class WaveletDenoising(Transform):
         """Denoise each image and clip."""
         if not len(images):
             return images.clone()
+        if choose("auto", images, native=True, on_gpu=images.dtype == torch.float32) == "triton":
+            return clip(denoise_wavelets(images, self.wavelets, *self._choices(params), self.max_shifts[1]))
 
         def group(images: Tensor, rows: Tensor, wavelet: int, shifts: int) -> Tensor:
             return denoise_wavelet(images, self.wavelets[wavelet], params["ycbcr"][rows], params["soft"][rows], shifts)
 
         return clip(_by_group(images, [params["wavelet"], params["shifts"]], group))
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return denoise_wavelets_step(self.wavelets, *self._choices(params), self.max_shifts[1])
+
+    def _choices(self, params: Params) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return params["wavelet"], params["ycbcr"], params["soft"], params["shifts"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from cannonade.draws import Draws
-from cannonade.kernels.warp import swirl
+from cannonade.kernels.device.rows import Step
+from cannonade.kernels.warp import swirl, swirl_step
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_range, check_reference, scaled
 
@@ -58,3 +59,7 @@ class Swirl(Transform):
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Swirl each image."""
         return swirl(images, params["strength"], params["radius"], params["x"], params["y"])
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return swirl_step(params["strength"], params["radius"], params["x"], params["y"])

@@ -1,6 +1,7 @@
 """BaRT group 6: zoom, by cropping and by carving seams."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -8,8 +9,9 @@ from torch import Tensor
 
 from cannonade.draws import Draws
 from cannonade.errors import InputError
+from cannonade.kernels.device.rows import Step
 from cannonade.kernels.seams import carve
-from cannonade.kernels.warp import Box, resize_crop
+from cannonade.kernels.warp import Box, resize_crop, resize_crop_step
 from cannonade.transforms.base import Gradient, Params, Transform
 from cannonade.transforms.scaling import check_probability, check_range, check_reference, scaled, scaled_draws
 
@@ -54,9 +56,17 @@ class RandomZoom(Transform):
 
     def apply(self, images: Tensor, params: Params) -> Tensor:
         """Enlarge the inside of each image."""
-        height, width = images.shape[-2:]
-        above, below, left, right = params["margins"].unbind(1)
-        return resize_crop(images, Box(above, left, height - above - below, width - left - right), border="mirror")
+        return resize_crop(images, _inside(params["margins"], *images.shape[-2:]), border="mirror")
+
+    def step(self, params: Params) -> Step:
+        """The same by launchers."""
+        return resize_crop_step(partial(_inside, params["margins"]), border="mirror")
+
+
+def _inside(margins: Tensor, height: int, width: int) -> Box:
+    """What margins [N, 4] leave of images."""
+    above, below, left, right = margins.unbind(1)
+    return Box(above, left, height - above - below, width - left - right)
 
 
 @dataclass(frozen=True, kw_only=True)

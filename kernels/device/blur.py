@@ -109,6 +109,12 @@ def _place(height: tl.tensor, width: tl.tensor, ROWS: tl.constexpr, COLUMNS: tl.
 
 
 @jit
+def _absent(index_ptr: tl.tensor, other_ptr: tl.tensor, plane: tl.tensor, channels: tl.tensor) -> Any:
+    """Whether a plane of the launch is none of an image, by what is written and by what is read."""
+    return (tl.load(index_ptr + plane // channels) < 0) | (tl.load(other_ptr + plane // channels) < 0)
+
+
+@jit
 def _start(index_ptr: tl.tensor, plane: tl.tensor, channels: tl.tensor, pixels: tl.tensor) -> Any:
     """Where a plane of the launch begins in its buffer."""
     return (tl.load(index_ptr + plane // channels) * channels + plane % channels) * pixels
@@ -154,6 +160,8 @@ def _blur_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     own = (y < height) & (x < width)
     from_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width)
     sigma = tl.load(sigma_ptr + 2 * plane + ALONG)
@@ -196,6 +204,8 @@ def _adjoint_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, grad_index_ptr, plane, channels):
+        return
     own = (y < height) & (x < width)
     from_ptr = grad_ptr + _start(grad_index_ptr, plane, channels, height * width)
     sigma = tl.load(sigma_ptr + 2 * plane + ALONG)

@@ -16,6 +16,8 @@ class Case:
         constants: the constexpr arguments.
         aligned: integer arguments that are multiples of 16; pointers always are.
         warps: as the launcher asks for.
+        most_registers: of a thread, as the launcher's maxnreg says. Left alone, the assembler may rather spill a few bytes.
+        fusion: whether a product and a sum may become one operation; off where the launcher says enable_fp_fusion=False.
         bytes_per_pixel: read from and written to global memory per pixel of one image (all its channels), per launch or,
             where a launch is one of several passes, for all of them.
         least_bytes: the least any implementation could move: each input and each output once.
@@ -32,6 +34,8 @@ class Case:
     constants: Mapping[str, Any] = field(default_factory=dict)
     aligned: tuple[str, ...] = ()
     warps: int = 4
+    most_registers: int | None = None
+    fusion: bool = True
     bytes_per_pixel: float
     least_bytes: float
     operations: float = 0

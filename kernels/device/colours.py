@@ -19,12 +19,13 @@ YUV_FROM_RGB = ((0.299, 0.587, 0.114), (-0.14714119, -0.28886916, 0.43601035), (
 WHITE = (0.95047, 1.0, 1.08883)
 
 
-def _inverse(matrix: Matrix) -> Matrix:
+def inverse(matrix: Matrix) -> Matrix:
+    """Of 3 × 3 numbers, in float64."""
     return tuple((row[0], row[1], row[2]) for row in torch.tensor(matrix, dtype=torch.float64).inverse().tolist())
 
 
-RGB_FROM_XYZ = _inverse(XYZ_FROM_RGB)
-RGB_FROM_YUV = _inverse(YUV_FROM_RGB)
+RGB_FROM_XYZ = inverse(XYZ_FROM_RGB)
+RGB_FROM_YUV = inverse(YUV_FROM_RGB)
 
 # A chroma or value of 2⁻²⁰ or less is rounding noise of float32. Such pixels count as grey, or black: their hue, or
 # saturation, means nothing, and its gradient of 1/chroma would drown that of all other pixels.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cannonade.kernels import native
-from cannonade.kernels.backend import jit, on_device, tl, triton
+from cannonade.kernels.backend import constants, jit, on_device, tl, triton
 from cannonade.kernels.device.case import Case
 from cannonade.kernels.device.rows import Rows, every
 
@@ -70,7 +70,9 @@ def _outputs(images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 @round_trip.register_fake
-def _(images: Tensor, luma_table: Tensor, chroma_table: Tensor, nearest: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    images: Tensor, luma_table: Tensor, chroma_table: Tensor, nearest: bool, backend: str
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return _outputs(images)
 
 
@@ -108,7 +110,7 @@ def jpeg_into(
     half_height, half_width = chroma_inside.shape[2:]
     luma, chroma = torch.empty_like(luma_inside), torch.empty_like(chroma_inside)
     tables = [table.to(torch.int32).contiguous() for table in (luma_table, chroma_table)]
-    dct = torch.tensor(DCT, dtype=torch.int32).to(images.buffer.device, non_blocking=True)
+    dct = constants(DCT, torch.int32, images.buffer.device)
     sizes = (height, width, half_height, half_width)
     count = len(images)
     with on_device(images.buffer):
@@ -215,11 +217,14 @@ def _code_kernel(
     y = (number // across % down) * 8 + place[:, None, None]
     x = ((number % across) * BLOCKS + tl.arange(0, BLOCKS)[None, :, None]) * 8 + place[None, None, :]
     plane = number // (across * down)
+    image = plane // 2 if CHROMA else plane
+    row = tl.load(index_ptr + image)
+    if row < 0:
+        return
     pixels = height * width
     everywhere = (y >= 0) & (x >= 0)
+    from_ptr = images_ptr + row * 3 * pixels
     if CHROMA:
-        image = plane // 2
-        from_ptr = images_ptr + tl.load(index_ptr + image) * 3 * pixels
         top = tl.minimum(y, half_height - 1) * 2  # rows are completed from samples, columns from pixels
         bottom = tl.minimum(top + 1, height - 1)
         left = tl.minimum(2 * x, width - 1)
@@ -231,8 +236,6 @@ def _code_kernel(
         total += _chroma_of(from_ptr, bottom * width + right, pixels, everywhere, red, NEAREST)
         values = (total + 1 + (x & 1)) >> 2
     else:
-        image = plane
-        from_ptr = images_ptr + tl.load(index_ptr + image) * 3 * pixels
         pixel = tl.minimum(y, height - 1) * width + tl.minimum(x, width - 1)
         values = _luma_of(from_ptr, pixel, pixels, everywhere, NEAREST)
     matrix = tl.load(dct_ptr + place[:, None] * 8 + place[None, :])
@@ -290,6 +293,9 @@ def _decode_kernel(
     pixels = height * width
     tiles = tl.cdiv(pixels, TILE)
     image = (tl.program_id(0) // tiles).to(tl.int64)
+    row = tl.load(out_index_ptr + image)
+    if row < 0:
+        return
     pixel = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
     own = pixel < pixels
     y, x = pixel // width, pixel % width
@@ -298,7 +304,7 @@ def _decode_kernel(
     from_ptr = chroma_ptr + image * 2 * samples
     blue = _doubled(from_ptr, y, x, half_height, half_width, own)
     red = _doubled(from_ptr + samples, y, x, half_height, half_width, own)
-    to = out_ptr + tl.load(out_index_ptr + image) * 3 * pixels + pixel
+    to = out_ptr + row * 3 * pixels + pixel
     mask = inside_ptr + image * 3 * pixels + pixel
     _finish(to, mask, luma + ((91881 * red + 32768) >> 16), own)
     _finish(to + pixels, mask + pixels, luma + ((-22554 * blue - 46802 * red + 32768) >> 16), own)
@@ -339,10 +345,13 @@ def _pull_chroma_kernel(
     samples, pixels = half_height * half_width, height * width
     tiles = tl.cdiv(samples, TILE)
     image = (tl.program_id(0) // tiles).to(tl.int64)
+    row = tl.load(index_ptr + image)
+    if row < 0:
+        return
     sample = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
     own = sample < samples
     sy, sx = sample // half_width, sample % half_width
-    from_ptr = grad_ptr + tl.load(index_ptr + image) * 3 * pixels
+    from_ptr = grad_ptr + row * 3 * pixels
     mask_ptr = inside_ptr + image * 3 * pixels
     to_blue = tl.zeros((TILE,), tl.float32)
     to_red = tl.zeros((TILE,), tl.float32)
@@ -382,9 +391,12 @@ def _pull_kernel(
     pixels, samples = height * width, half_height * half_width
     tiles = tl.cdiv(pixels, TILE)
     image = (tl.program_id(0) // tiles).to(tl.int64)
+    row, source = tl.load(out_index_ptr + image), tl.load(index_ptr + image)
+    if (row < 0) | (source < 0):
+        return
     pixel = (tl.program_id(0) % tiles) * TILE + tl.arange(0, TILE)
     own = pixel < pixels
-    from_ptr = grad_ptr + tl.load(index_ptr + image) * 3 * pixels
+    from_ptr = grad_ptr + source * 3 * pixels
     mask_ptr = inside_ptr + image * 3 * pixels
     luma = _passed(from_ptr, mask_ptr, pixel, own)
     luma += _passed(from_ptr + pixels, mask_ptr + pixels, pixel, own)
@@ -397,7 +409,7 @@ def _pull_kernel(
     at = image * 2 * samples + (y // 2) * half_width + x // 2
     blue = share * tl.load(chroma_ptr + at, mask=own, other=0.0)
     red = share * tl.load(chroma_ptr + at + samples, mask=own, other=0.0)
-    to = out_ptr + tl.load(out_index_ptr + image) * 3 * pixels + pixel
+    to = out_ptr + row * 3 * pixels + pixel
     kind = out_ptr.dtype.element_ty
     tl.store(to, (luma * 0.2989959716796875 - blue * 0.1687469482421875 + red * 0.5).to(kind), mask=own)
     tl.store(

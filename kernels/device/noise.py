@@ -150,6 +150,13 @@ def _noise_kernel(
 ) -> None:
     tiles = tl.cdiv(values, 4 * BLOCKS)
     image = tl.program_id(0) // tiles
+    row, source, after = (
+        tl.load(out_index_ptr + image),
+        tl.load(images_index_ptr + image),
+        tl.load(grad_index_ptr + image),
+    )
+    if (row < 0) | (source < 0) | (after < 0):
+        return
     first = (tl.program_id(0) % tiles) * BLOCKS
     stream = coordinates_ptr + image * 5
     x0, x1, x2, x3 = philox_jit(
@@ -162,9 +169,7 @@ def _noise_kernel(
     )
     element = first * 4 + tl.arange(0, 4 * BLOCKS)
     own = element < values
-    value = tl.load(images_ptr + tl.load(images_index_ptr + image) * values + element, mask=own, other=0.0).to(
-        tl.float32
-    )
+    value = tl.load(images_ptr + source * values + element, mask=own, other=0.0).to(tl.float32)
     kind = tl.load(kind_ptr + image)
     if kind == 2:
         uniform = _four(uniform_jit(x0), uniform_jit(x1), uniform_jit(x2), uniform_jit(x3), BLOCKS)
@@ -178,9 +183,7 @@ def _noise_kernel(
         result = value + tl.where(kind == 1, value * noise, noise)
         slope = tl.where(kind == 1, 1.0 + noise, 1.0)
     if ADJOINT:
-        grad = tl.load(grad_ptr + tl.load(grad_index_ptr + image) * values + element, mask=own, other=0.0).to(
-            tl.float32
-        )
+        grad = tl.load(grad_ptr + after * values + element, mask=own, other=0.0).to(tl.float32)
         written = grad * slope
         if CLIP:
             written = tl.where((result >= 0.0) & (result <= 1.0), written, 0.0)
@@ -188,7 +191,7 @@ def _noise_kernel(
         written = result
         if CLIP:
             written = tl.minimum(tl.maximum(result, 0.0), 1.0)
-    to = out_ptr + tl.load(out_index_ptr + image) * values + element
+    to = out_ptr + row * values + element
     tl.store(to, written.to(out_ptr.dtype.element_ty), mask=own)
 
 

@@ -231,11 +231,6 @@ def _place(n_pixels: tl.tensor, TILE: tl.constexpr) -> Any:
 
 
 @jit
-def _row(ptr: tl.tensor, index_ptr: tl.tensor, image: tl.tensor, n_pixels: tl.tensor) -> Any:
-    return ptr + tl.load(index_ptr + image) * 3 * n_pixels
-
-
-@jit
 def _read(ptr: tl.tensor, pixel: tl.tensor, own: tl.tensor, n_pixels: tl.tensor) -> Any:
     return (
         tl.load(ptr + pixel, mask=own, other=0.0).to(tl.float32),
@@ -265,12 +260,15 @@ def _forward_kernel(
     TILE: tl.constexpr,
 ) -> None:
     image, pixel = _place(n_pixels, TILE)
+    row, source = tl.load(out_index_ptr + image), tl.load(images_index_ptr + image)
+    if (row < 0) | (source < 0):
+        return
     own = pixel < n_pixels
-    x = _read(_row(images_ptr, images_index_ptr, image, n_pixels), pixel, own, n_pixels)
+    x = _read(images_ptr + source * 3 * n_pixels, pixel, own, n_pixels)
     for step in range(length):
         number = image * length + step
         x = _operate(tl.load(operations_ptr + number), x, parameters_ptr + number * n_parameters, CLAMP)
-    _write(_row(out_ptr, out_index_ptr, image, n_pixels), x, pixel, own, n_pixels)
+    _write(out_ptr + row * 3 * n_pixels, x, pixel, own, n_pixels)
 
 
 @jit
@@ -290,13 +288,17 @@ def _adjoint_kernel(
     TILE: tl.constexpr,
 ) -> None:
     image, pixel = _place(n_pixels, TILE)
+    row, source = tl.load(to_index_ptr + image), tl.load(images_index_ptr + image)
+    after = tl.load(grad_index_ptr + image)
+    if (row < 0) | (source < 0) | (after < 0):
+        return
     own = pixel < n_pixels
     start = image * length
     curved = False
     for number in range(start, start + length):
         curved = curved | _is_curved(tl.load(operations_ptr + number), CLAMP)
-    first = _read(_row(images_ptr, images_index_ptr, image, n_pixels), pixel, own & curved, n_pixels)
-    grad = _read(_row(grad_ptr, grad_index_ptr, image, n_pixels), pixel, own, n_pixels)
+    first = _read(images_ptr + source * 3 * n_pixels, pixel, own & curved, n_pixels)
+    grad = _read(grad_ptr + after * 3 * n_pixels, pixel, own, n_pixels)
     for back in range(length):
         last = start + length - 1 - back
         operation = tl.load(operations_ptr + last)
@@ -304,7 +306,7 @@ def _adjoint_kernel(
         for number in range(start, tl.where(_is_curved(operation, CLAMP), last, start)):
             x = _operate(tl.load(operations_ptr + number), x, parameters_ptr + number * n_parameters, CLAMP)
         grad = _operate_adjoint(operation, grad, x, parameters_ptr + last * n_parameters, CLAMP)
-    _write(_row(to_ptr, to_index_ptr, image, n_pixels), grad, pixel, own, n_pixels)
+    _write(to_ptr + row * 3 * n_pixels, grad, pixel, own, n_pixels)
 
 
 def _case(name: str, one: bool, adjoint: bool) -> Case:

@@ -14,6 +14,10 @@ class Rows:
     EOT's draws of one image read one row several times; the images of a program that wait for the same transform are some
     rows of a buffer, in any order. No row is written twice by one launch.
 
+    An entry of the index below 0 means that there is no image: a kernel loads the row numbers of what it writes and reads
+    before all else, and where one of them is below 0 the program ends there and writes nothing. So one launch over the whole
+    batch can leave out any of its images by what the device alone knows, and a fixed sequence of launches runs any programs.
+
     Attributes:
         buffer: [R, C, H, W], contiguous.
         index: [M] int64, on the buffer's device.
@@ -24,6 +28,10 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def only(self, some: Tensor) -> "Rows":
+        """The same with some of the images alone: [M] bool."""
+        return Rows(self.buffer, torch.where(some, self.index, -1))
 
 
 def every(images: Tensor) -> Rows:

@@ -10,12 +10,13 @@ from torch import Tensor
 
 from cannonade.kernels import native
 from cannonade.kernels.backend import jit, on_device, tl, triton
-from cannonade.kernels.device.blur import _place, _start
+from cannonade.kernels.device.blur import _absent, _place, _start
 from cannonade.kernels.device.case import Case
 from cannonade.kernels.device.rows import Rows, every
 from cannonade.kernels.sheets import disk_windows
 
 _TILE = (8, 32)  # rows and columns of a program: their windows overlap, so most of what it reads is in the cache
+_REGISTERS = 64  # of a thread of medians: room for eight programs a multiprocessor, and none spilled
 _RUN = 4096  # pixels of a plane that are compared at once for its extremes
 
 # Native code takes a window as a row of half-widths, −1 for the rows of the table that it does not have
@@ -227,15 +228,15 @@ def bilateral_adjoint_into(out: Rows, grad: Rows, images: Rows, radius: Tensor, 
 
 def median_into(out: Rows, images: Rows, reach: Tensor, disk: bool, places: Tensor) -> None:
     """Medians of images of a buffer; reach [M, C, 2] int64 and places [M, C, H, W] int32 as `window_median` has them."""
-    _launch(_median_kernel, out, images, reach.contiguous(), places, DISK=disk)
+    _launch(_median_kernel, out, images, reach.contiguous(), places, DISK=disk, maxnreg=_REGISTERS)
 
 
 def median_adjoint_into(out: Rows, grad: Rows, reach: Tensor, disk: bool, places: Tensor) -> None:
     """The gradient of `median_into`: a pixel gets that of every window around it that selected it."""
-    _launch(_median_adjoint_kernel, out, grad, reach.contiguous(), places, DISK=disk)
+    _launch(_median_adjoint_kernel, out, grad, reach.contiguous(), places, DISK=disk, maxnreg=_REGISTERS)
 
 
-def _launch(kernel: Any, out: Rows, images: Rows, *parameters: Tensor, **constants: bool) -> None:
+def _launch(kernel: Any, out: Rows, images: Rows, *parameters: Tensor, **options: int) -> None:
     """A program for every tile of every plane."""
     _, channels, height, width = images.buffer.shape
     rows, columns = _TILE
@@ -244,7 +245,7 @@ def _launch(kernel: Any, out: Rows, images: Rows, *parameters: Tensor, **constan
         return
     with on_device(images.buffer):
         kernel[(tiles,)](
-            out.buffer, out.index, images.buffer, images.index, *parameters, channels, height, width, **constants,
+            out.buffer, out.index, images.buffer, images.index, *parameters, channels, height, width, **options,
             ROWS=rows, COLUMNS=columns,
         )  # fmt: skip
 
@@ -332,6 +333,8 @@ def _extremes_kernel(
     RUN: tl.constexpr,
 ) -> None:
     plane = tl.program_id(0)
+    if tl.load(images_index_ptr + plane // channels) < 0:
+        return
     from_ptr = images_ptr + _start(images_index_ptr, plane, channels, pixels)
     least = tl.full((RUN,), float("inf"), tl.float32)
     most = tl.full((RUN,), float("-inf"), tl.float32)
@@ -361,6 +364,8 @@ def _sum_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     radius = tl.load(radius_ptr + plane).to(tl.int32)
@@ -392,6 +397,8 @@ def _share_kernel(
 ) -> None:
     """The gradient of each mean over the number of its pixels, which is read or counted."""
     plane, y, x = _place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, grad_index_ptr, plane, channels):
+        return
     own = (y < height) & (x < width)
     place = y * width + x
     if COUNTED:
@@ -422,6 +429,8 @@ def _bilateral_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     radius = tl.load(radius_ptr + plane).to(tl.int32)
@@ -458,6 +467,8 @@ def _bilateral_adjoint_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     share_ptr = shares_ptr + plane.to(tl.int64) * height * width + place
@@ -575,6 +586,8 @@ def _median_kernel(
     for 81 pixels, where bits of the median found one by one take up to 32, most of them for values that nothing has.
     """
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, images_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = images_ptr + _start(images_index_ptr, plane, channels, height * width) + place
     top = tl.load(reach_ptr + 2 * plane).to(tl.int32)
@@ -613,6 +626,8 @@ def _median_adjoint_kernel(
     COLUMNS: tl.constexpr,
 ) -> None:
     plane, y, x = _clamped_place(height, width, ROWS, COLUMNS)
+    if _absent(out_index_ptr, grad_index_ptr, plane, channels):
+        return
     place = y * width + x
     own_ptr = grad_ptr + _start(grad_index_ptr, plane, channels, height * width) + place
     place_ptr = places_ptr + plane.to(tl.int64) * height * width + place
@@ -643,6 +658,7 @@ def _case(name: str, kernel: Any, arguments: str, moved: float, operations: floa
         bytes_per_pixel=moved,
         least_bytes=moved,
         operations=operations,
+        most_registers=_REGISTERS if "median" in name else None,
         approximate="the root that it cuts to a whole number is far from one",
     )
 

@@ -43,21 +43,6 @@ constexpr float ANGLE = 3.7450702829239286e-07f;  // 2π·2⁻²⁴
 
 inline float high_bits(uint32_t word) { return static_cast<float>(static_cast<int32_t>(word >> 8)); }
 
-// Sine and cosine of an angle in [0, 2π] to about 1 ulp of 1: Cephes' sinf, the angle reduced to [-π/4, π/4].
-inline void sine_and_cosine(float angle, float& sine, float& cosine) {
-    const auto quarter = static_cast<int32_t>(angle * 0.63661977f + 0.5f);
-    const auto q = static_cast<float>(quarter);
-    // π/2 in three parts, of which q times the first two is exact.
-    const float r = ((angle - q * 1.5703125f) - q * 4.837512969970703e-4f) - q * 7.54978995489188e-8f;
-    const float z = r * r;
-    const float s = ((-1.9515295891e-4f * z + 8.3321608736e-3f) * z - 1.6666654611e-1f) * z * r + r;
-    const float c =
-        ((2.443315711809948e-5f * z - 1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z * z - 0.5f * z + 1.0f;
-    const bool odd = quarter & 1;
-    sine = bits_as<float>(bits_as<int32_t>(odd ? c : s) ^ ((quarter >> 1 & 1) * INT32_MIN));
-    cosine = bits_as<float>(bits_as<int32_t>(odd ? s : c) ^ (((quarter + 1) >> 1 & 1) * INT32_MIN));
-}
-
 CLONED void widen(int64_t* out, const uint32_t* words, int64_t count) {
     for (int64_t i = 0; i < count; ++i) out[i] = words[i];
 }

@@ -7,10 +7,14 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from cannonade.bench.audit import audit, cases, predicted
+from cannonade.bench import audit as module
+from cannonade.bench.audit import audit, audit_all, cases, predicted
+from cannonade.bench.budget import costs, expected_microseconds, kernels_of, model_microseconds
 from cannonade.cli import app
 from cannonade.kernels.backend import jit, tl, triton
 from cannonade.kernels.device.case import Case
+from cannonade.transforms.denoising import GaussianBlur
+from cannonade.transforms.geometry import RandomResizePad
 
 pytestmark = pytest.mark.skipif(triton is None, reason="Triton is not installed")
 
@@ -92,6 +96,38 @@ def test_a_reason_given_is_a_fault_no_more():
 def test_names_of_cases_differ():
     names = [known.name for known in cases()]
     assert len(names) == len(set(names)) > 0
+
+
+def test_a_pool_keeps_the_order(monkeypatch):
+    monkeypatch.setattr(module, "_JOBS_OF_A_POOL", 2)
+    names = ("votes", "L∞ step")
+    found = list(audit_all(names, (90, 80)))
+    assert [(row.name, row.architecture) for row in found] == [(name, at) for name in names for at in (90, 80)]
+    assert [row.faults for row in found] == [()] * 4
+
+
+def test_what_programs_cost():
+    """Each of the five groups of an image has one member; a blur is two kernels and their adjoints, once each."""
+    found = costs()
+    assert sum(cost.probability for cost in found) == pytest.approx(5)
+    by_name = {cost.name: cost.microseconds for cost in found}
+    blur = [case for case in cases() if case.name.startswith("blur")]
+    assert by_name["gaussian_blur"] == pytest.approx(
+        sum(predicted(case.bytes_per_pixel * 224 * 224, case.operations * 224 * 224) for case in blur)
+    )
+    assert 0 < expected_microseconds(found) < sum(cost for cost in by_name.values() if cost is not None)
+
+
+def test_launches_are_listed_with_their_arguments():
+    first, *_ = kernels_of(GaussianBlur())
+    assert first.kernel.__name__ == "_blur_kernel"
+    assert (first.arguments["ALONG"], first.arguments["height"]) == (0, 224)
+    assert kernels_of(RandomResizePad()) is None
+
+
+def test_the_bare_model():
+    """Its 385 M multiplications take a third of the time that what its layers write, 54 MB, is moved in."""
+    assert model_microseconds() == pytest.approx(92, rel=0.02)
 
 
 def test_command(tmp_path):

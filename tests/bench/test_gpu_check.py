@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from cannonade.bench import gpu_check
-from cannonade.bench.gpu_check import check_loader, check_peers, check_roofline, check_transforms, main
+from cannonade.bench.gpu_check import check_capture, check_loader, check_peers, check_roofline, check_transforms, main
+from cannonade.classifier import Classifier
+from cannonade.defenses import executor
+from cannonade.defenses.bart import BaRT
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -41,5 +44,26 @@ def test_timed_parts_run(photos, monkeypatch):
     small = photos[:1, :, 90:122, 90:122]
     device = torch.device("cpu")
     assert len(list(check_roofline(small, device, 1024))) == 26
-    assert all(passed for _, passed, _ in check_peers(small, device))
+    peers = list(check_peers(small, device))
+    assert [name for name, _, _ in peers] == ["torchattacks", "foolbox", "ART"]
+    assert all(passed for _, passed, _ in peers)
     assert all(passed for _, passed, _ in check_loader(device))
+
+
+@pytest.mark.interpreter
+def test_a_capture_is_held_against_the_schedule(photos, monkeypatch):
+    """Replayed here by running it again into the same tensors; one that does nothing new is found."""
+    monkeypatch.setattr(executor, "choose", lambda *_, **__: "triton")
+    monkeypatch.setattr(gpu_check, "_seconds", lambda case: (case(), 1.0)[1])
+    monkeypatch.setattr(gpu_check, "load_model", lambda *_, **__: Classifier(torch.nn.Flatten()))
+    bart = BaRT(k=2, groups=False, transforms=("yuv_shift", "gaussian_blur(sigma=(0.3, 0.7))", "noise_injection"))
+    small = photos[:2, :, 90:98, 90:106]
+
+    def again(work):
+        results = work()
+        return lambda: [own.copy_(new) for own, new in zip(results, work(), strict=True)], results
+
+    checks = list(check_capture(small, torch.device("cpu"), bart, again))
+    assert [passed for _, passed, _ in checks] == [True, True], checks
+    checks = list(check_capture(small, torch.device("cpu"), bart, lambda work: (lambda: None, work())))
+    assert [passed for _, passed, _ in checks] == [False, True], checks

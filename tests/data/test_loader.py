@@ -1,21 +1,26 @@
 """Both loaders deliver the same images, ids and labels, in the order of the feed, and name what cannot be read."""
 
+from dataclasses import replace
 from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+from time import perf_counter, sleep
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cannonade.data.loader import open_loader
 from cannonade.data.sources import from_dataset, open_source
 from cannonade.data.views import Augmentation, Feed
 from cannonade.errors import InputError
 
+needs_dali = pytest.mark.skipif(find_spec("nvidia.dali") is None, reason="DALI is not installed")
 DALI = pytest.param(
     "dali",
     marks=[
-        pytest.mark.skipif(find_spec("nvidia.dali") is None, reason="DALI is not installed"),
+        needs_dali,
         pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*dlpack.*"),
     ],
 )
@@ -56,7 +61,7 @@ def collect(source, backend, **settings):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_images_are_those_of_the_source(folder, backend):
-    """JPEG decoders differ by rounding, and DALI's resize from Pillow's by little more."""
+    """DALI's resize differs from PyTorch's mostly at the border."""
     source = open_source(str(folder))
     images, ids, labels, sizes = collect(source, backend)
     assert ids.tolist() == list(range(10))
@@ -64,7 +69,7 @@ def test_images_are_those_of_the_source(folder, backend):
     assert sizes == [4, 4, 2]
     expected = source.load(source.items, SIZE)
     apart = (images - expected).abs().flatten(1).mean(1)
-    assert apart.max() < (0.02 if backend == "dali" else 1e-6), apart
+    assert apart.max() < (2e-4 if backend == "dali" else 1e-6), apart
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -81,14 +86,15 @@ def test_any_batch_and_start_deliver_the_same(folder, backend, augmentation):
     assert not torch.equal(other, images)
 
 
-@pytest.mark.skipif(find_spec("nvidia.dali") is None, reason="DALI is not installed")
+@needs_dali
 def test_backends_see_the_same_parts(folder):
     source = open_source(str(folder))
     ours, theirs = (
         collect(source, backend, augmentation=Augmentation(), shuffle=True) for backend in ("dali", "portable")
     )
     assert torch.equal(ours[1], theirs[1])
-    assert (ours[0] - theirs[0]).abs().mean() < 0.01
+    # The portable loader resizes what it augments as uint8: off by up to half a step of 1/255, a quarter on average.
+    assert (ours[0] - theirs[0]).abs().mean() < 0.4 / 255
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -106,6 +112,125 @@ def test_exactly_the_bad_files_are_missing(folder, backend, augmentation):
     assert delivered.tolist() == [0, 2, 3, 5, 7, 8, 9]
     assert [item.id for item, _ in loader.skipped] == [1, 4, 6]
     assert all("readable and complete" in reason for _, reason in loader.skipped)
+
+
+def encoded(picture, form, **settings):
+    content = BytesIO()
+    picture.save(content, form, **settings)
+    return content.getvalue()
+
+
+def files_of_every_kind():
+    generator = np.random.default_rng(0)
+    y, x = np.mgrid[0:24, 0:24] / 24
+    noisy = np.stack((x, y, 1 - x), axis=2) * 200 + generator.integers(0, 56, (24, 24, 3))
+    picture = Image.fromarray(noisy.astype(np.uint8))
+    grey, opaque = picture.convert("L"), Image.new("L", picture.size, 255)
+    yield "jpg", encoded(picture, "JPEG")
+    yield "progressive.jpg", encoded(picture, "JPEG", progressive=True)
+    yield "grey.jpg", encoded(grey, "JPEG")
+    yield "cmyk.jpg", encoded(picture.convert("CMYK"), "JPEG")
+    yield "palette.png", encoded(picture.quantize(64), "PNG")
+    yield "opaque.png", encoded(Image.merge("RGBA", [*picture.split(), opaque]), "PNG")
+    yield "deep.png", encoded(Image.fromarray(np.asarray(grey).astype(np.uint16) * 257), "PNG")
+    for form in ("png", "webp", "bmp", "tiff", "ppm"):
+        yield form, encoded(picture, form.upper())
+    for orientation in range(1, 9):
+        exif = picture.getexif()
+        exif[0x0112] = orientation
+        yield f"turned{orientation}.jpg", encoded(picture, "JPEG", exif=exif)
+
+
+KINDS = dict(files_of_every_kind())
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_files_of_every_kind_are_decoded_as_pillow_does(tmp_path, backend):
+    (tmp_path / "a").mkdir()
+    for name, content in KINDS.items():
+        (tmp_path / "a" / (name if "." in name else f"plain.{name}")).write_bytes(content)
+    source = open_source(str(tmp_path))
+    assert len(source) == len(KINDS)
+    images, _, _, _ = collect(source, backend)
+    for image, item in zip(images, source.items, strict=True):
+        with Image.open(item.name) as file:
+            upright = ImageOps.exif_transpose(file)
+            bright = np.asarray(upright) / 65535 if "deep" in item.name else np.asarray(upright.convert("RGB")) / 255
+        expected = torch.from_numpy(np.atleast_3d(bright)).permute(2, 0, 1).float()
+        torch.testing.assert_close(image, expected.expand(3, -1, -1), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_pillow_refuses_is_refused(tmp_path, backend):
+    """Transparency, which DALI would drop in silence, and every way a file can end too early."""
+    (tmp_path / "a").mkdir()
+    see_through = encoded(Image.new("RGBA", SIZE, (9, 9, 9, 7)), "PNG")
+    wide = encoded(Image.fromarray(np.full(SIZE, 70_000, dtype=np.int32)), "TIFF")
+    bad = {"see-through.png": see_through, "wide.tiff": wide}
+    bad |= {f"{share}.jpg": KINDS["jpg"][: int(share * len(KINDS["jpg"]))] for share in (0.1, 0.7, 0.98)}
+    bad |= {f"cut.{form}": KINDS[form][: len(KINDS[form]) // 2] for form in ("png", "webp", "bmp", "tiff", "ppm")}
+    for name, content in bad.items():
+        (tmp_path / "a" / name).write_bytes(content)
+    (tmp_path / "a" / "z.jpg").write_bytes(KINDS["jpg"])
+    loader = open_loader(
+        open_source(str(tmp_path)), Feed(size=SIZE, batch=4), backend=backend, workers=0, on_error="skip"
+    )
+    assert [batch.ids.tolist() for batch in loader] == [[len(bad)]]
+    assert sorted(Path(item.name).name for item, _ in loader.skipped) == sorted(bad)
+
+
+@needs_dali
+def test_what_only_dali_refuses_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "0.png").write_bytes(KINDS["png"][:-2])  # Pillow does not miss the end of the last checksum
+    (tmp_path / "a" / "1.png").write_bytes(KINDS["png"])
+    source = open_source(str(tmp_path))
+    assert collect(source, "portable")[1].tolist() == [0, 1]
+    loader = open_loader(source, Feed(size=SIZE, batch=2), backend="dali", on_error="skip")
+    assert [batch.ids.tolist() for batch in loader] == [[1]]
+    ((item, reason),) = loader.skipped
+    assert item.id == 0
+    assert "0.png, though Pillow can, so loader 'portable' takes it" in reason
+
+
+@needs_dali
+def test_backends_crop_alike(tmp_path):
+    """Odd margins and sides that round: a crop one pixel off would show in a picture of noise."""
+    (tmp_path / "a").mkdir()
+    generator = np.random.default_rng(0)
+    for number, (height, width) in enumerate(((24, 31), (33, 24), (81, 64), (97, 64), (25, 24), (127, 40), (20, 29))):
+        pixels = generator.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "a" / f"{number}.png")
+    ours, theirs = (collect(open_source(str(tmp_path)), backend)[0] for backend in ("dali", "portable"))
+    apart = (ours - theirs).abs().flatten(1).mean(1)
+    assert apart.max() < 2e-3, apart
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_pass_goes_on_at_any_position(folder, backend):
+    """A batch's position is the start of what comes after it, whatever was skipped before."""
+    for name in ("a/1.jpg", "a/2.jpg", "b/2.png"):
+        (folder / name).write_bytes(b"")
+    source = open_source(str(folder))
+    settings = {"backend": backend, "workers": 0, "on_error": "skip"}
+    feed = Feed(size=SIZE, batch=2, shuffle=True, augmentation=Augmentation())
+    whole = list(open_loader(source, feed, **settings))
+    assert whole[-1].position == len(source) or whole[-1].position == len(source) - 1
+    for number, batch in enumerate(whole):
+        rest = list(open_loader(source, replace(feed, start=batch.position), **settings))
+        assert [each.ids.tolist() for each in rest] == [each.ids.tolist() for each in whole[number + 1 :]]
+        assert all(
+            torch.equal(*pair)
+            for pair in zip([each.images for each in rest], [each.images for each in whole[number + 1 :]], strict=True)
+        )
+
+
+def test_waiting_is_counted(folder):
+    loader = open_loader(open_source(str(folder)), Feed(size=SIZE, batch=4), backend="portable", workers=0)
+    began = perf_counter()
+    for _ in loader:
+        sleep(0.02)
+    assert 0 < loader.waited < perf_counter() - began - 0.05
 
 
 def test_workers_change_nothing(folder):

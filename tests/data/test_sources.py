@@ -1,11 +1,13 @@
 """Images from files and arrays: what is read, how it is numbered, and what is refused."""
 
+from zipfile import ZipFile
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cannonade.data.sources import open_source
+from cannonade.data.sources import Source, check_same_classes, from_dataset, open_source
 from cannonade.errors import InputError
 
 
@@ -149,3 +151,126 @@ def test_numbered_labels_are_positions():
     numbered = source.numbered(classes)
     assert [classes[item.label] for item in numbered.items] == [item.label for item in source.items]
     assert [item.id for item in numbered.items] == [item.id for item in source.items]
+
+
+def flat(folder, count=3):
+    folder.mkdir()
+    for number in range(count):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(folder / f"val_{number}.png")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("lines", "labels"),
+    [
+        ("val_2.png 65\nval_0.png 7\n", [65, 7]),
+        ("val_2.png,n03888257\n\nval_0.png,n01440764\n", [701, 0]),
+        ("val_2.png\tdog\nval_0.png\tcat", [1, 0]),
+    ],
+)
+def test_flat_folder_with_a_label_file(tmp_path, lines, labels):
+    folder = flat(tmp_path / "val")
+    for place, name in ((folder / "labels.txt", "labels.txt"), (tmp_path / "far.txt", str(tmp_path / "far.txt"))):
+        place.write_text(lines)
+        source = open_source(f"{folder}:{name}")
+        assert [(item.id, item.label) for item in source.items] == list(enumerate(labels))
+        assert [item.name for item in source.items] == [str(folder / f"val_{number}.png") for number in (2, 0)]
+        assert source.load(source.items, None)[:, 0, 0, 0].mul(255).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("val_0.png 1\nval_9.png 2\n", "1 of .* are not in .*: val_9.png$"),
+        ("val_0.png 1\nval_0.png 2\n", "names val_0.png 2 times"),
+        ("490\n361\n", "must be 'image label', line 1 .* is '490'"),
+        ("\n", "names none"),
+    ],
+)
+def test_bad_label_files(tmp_path, lines, words):
+    folder = flat(tmp_path / "val")
+    (folder / "labels.txt").write_text(lines)
+    with pytest.raises(InputError, match=words):
+        open_source(f"{folder}:labels.txt")
+
+
+def test_parts_of_a_folder(folder, tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for part in ("train", "val"):
+        (root / part).symlink_to(folder)
+    assert len(open_source(f"{root}:val")) == len(open_source(f"imagenette:{root}:train")) == 12
+    assert open_source(f"imagenette:{root}").items[0].name.startswith(str(root / "val"))
+    for name, words in (("test", "has no 'test'"), ("", "a part is named FOLDER:part")):
+        with pytest.raises(InputError, match=words):
+            open_source(f"{root}:{name}" if name else str(root))
+
+
+def test_imagenette_is_downloaded_where_it_is_not(tmp_path, monkeypatch):
+    def download(root, split, download):
+        assert download
+        folder = tmp_path / "imagenette2" / split / "n03888257"
+        folder.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(folder / "0.JPEG")
+
+    monkeypatch.setattr("torchvision.datasets.Imagenette", download)
+    assert [item.label for item in open_source(f"imagenette:{tmp_path}:train").items] == [701]
+
+
+def test_every_and_limit_take_what_the_authors_took():
+    """Every 50th of ImageNet's 50,000 and every 5th of ImageNette's 3,925 images."""
+    for size, step, count in ((50_000, 50, 1000), (3925, 5, 785)):
+        source = from_dataset((torch.zeros(size, 3, 1, 1), torch.arange(size) % 10))
+        ids = [item.id for item in source.every(step).items]
+        assert ids == list(range(0, size, step)) == [item.id for item in source.limited(count).items]
+        assert len(ids) == count
+        assert source.every(step).classes == source.classes
+    with pytest.raises(InputError, match="every must be at least 1"):
+        source.every(0)
+
+
+def test_damaged_members_of_a_zip_are_named(folder, tmp_path):
+    path = tmp_path / "data.zip"
+    with ZipFile(path, "w") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.write(file, f"test/{file.parent.name}/{file.name}")
+    source = open_source(f"{path}:test")
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT") + 40] ^= 0xFF
+    path.write_bytes(content)
+    assert len(source) == 12
+    with pytest.raises(InputError, match=r"data\.zip:test/a/0\.png is not: Bad CRC"):
+        source.load(source.items, None)
+
+
+def classes(*names, start=0):
+    return Source([], classes=dict(enumerate(names, start)))
+
+
+def test_parts_with_the_same_classes(folder):
+    source = open_source(str(folder))
+    assert source.classes == {0: "a", 1: "b", 2: "c"}
+    assert check_same_classes(source, source.limited(1)) == [0, 1, 2]
+    assert source.numbered([2, 0, 1]).classes == {0: "c", 1: "a", 2: "b"}
+
+
+@pytest.mark.parametrize(
+    ("train", "validation", "words"),
+    [
+        (classes("a", "b"), classes("a"), "missing in validation: b"),
+        (classes("a", "b"), classes("a", "b", "c"), "missing in training: c"),
+        (classes("a", "b"), classes("a", "c"), "missing in validation: b"),
+        (classes("a", "b"), classes("a", "b", start=1), "number their classes alike"),
+        (classes("a"), classes("a"), "at least two classes"),
+    ],
+)
+def test_parts_with_other_classes(train, validation, words):
+    with pytest.raises(InputError, match=words):
+        check_same_classes(train, validation)
+
+
+def test_an_empty_class_is_named(folder):
+    (folder / "d").mkdir()
+    with pytest.raises(InputError, match="every class folder must hold images, none in d of"):
+        open_source(str(folder))
+    with pytest.raises(InputError, match="labels must be among"):
+        open_source("samples").numbered([1, 2])

@@ -1,12 +1,15 @@
 """Programs on rows of one buffer do what they do transform by transform."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from cannonade.defenses import executor
 from cannonade.defenses.bart import BaRT
-from cannonade.defenses.program import Turn, schedule, turns
+from cannonade.defenses.program import Turn, layouts, schedule, turns
 from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
 from cannonade.transforms.base import Transform
 
 COUNT = 5
@@ -70,7 +73,17 @@ def test_no_images_and_empty_programs(on_rows):
         "mean_filter(radius=(1, 2))",
         "mean_bilateral_filter(radius=(1, 2), spread=(20, 90))",
         "jpeg_noise",
+        "wavelet_denoising(wavelets=('haar', 'db2'))",
         "lab_shift",
+        "gao_gaussian_blur(sides=(3, 5))",
+        "gao_median_filter(sides=(3, 5))",
+        "noise_injection(modes=('poisson', 'speckle', 'poisson'))",
+        "noise_injection(modes=('poisson',), levels='distinct')",
+        "noise_injection(modes=('poisson',), levels=20000)",
+        "swirl",
+        "random_zoom",
+        "rotation",
+        "random_crop_rescale",
     ],
 )
 def test_every_step_does_what_its_transform_does(on_rows, monkeypatch, device, name):
@@ -104,6 +117,45 @@ def test_launchers_in_programs(on_rows, monkeypatch, device):
     monkeypatch.setattr(executor, "choose", lambda *_, **__: "torch")
     for own, expected in zip(ours, run(bart, x), strict=True):
         torch.testing.assert_close(own, expected, rtol=0, atol=1e-5)
+
+
+FIXED = ("gaussian_blur(sigma=(0.1, 0.7))", "yuv_shift", "grey_scale_mix", "jpeg_noise", "mean_filter(radius=(1, 2))")
+
+
+@pytest.mark.interpreter
+@pytest.mark.parametrize("settings", [{"random_k": True}, {"backward": "identity"}], ids=str)
+def test_a_fixed_sequence_of_launches_gives_the_same_bits(on_rows, device, settings):
+    bart, x = BaRT(k=3, groups=False, transforms=FIXED, **settings), images(8, 10).to(device)
+    fixed = replace(bart, launches="fixed")
+    for own, expected in zip(run(fixed, x), run(bart, x), strict=True):
+        assert torch.equal(own, expected)
+
+
+@pytest.mark.interpreter
+def test_a_fixed_sequence_takes_any_programs(on_rows, device):
+    """The same transform twice, steps left out in between, no step at all, and no image."""
+    bart, x = BaRT(k=3, groups=False, transforms=FIXED), images(8, 10).to(device)
+    params = dict(bart.sample(draws(), x.shape))
+    params["steps"] = torch.tensor([[0, 0, 1], [-1, 2, -1], [-1, -1, -1], [4, -1, 4], [1, 2, 1]])
+    for row, stage in (params["steps"] >= 0).nonzero().tolist():
+        step, at = int(params["steps"][row, stage]), torch.tensor([row])
+        own = bart.members[step].sample(draws()[at], torch.Size((1, *x.shape[1:])))
+        tables = params["floats"][:, stage], params["ints"][:, stage]
+        layouts(bart.members, x.shape[2:])[step].pack(own, at, *tables)
+    results = [kind.apply(x, params) for kind in (bart, replace(bart, launches="fixed"))]
+    assert torch.equal(*results)
+    assert replace(bart, launches="fixed")(x[:0], draws()[:0]).shape == (0, 3, 8, 10)
+
+
+def test_a_fixed_sequence_says_what_it_cannot_do(on_rows, monkeypatch):
+    params = {"launches": "fixed", "k": 1, "groups": False}
+    with pytest.raises(InputError, match="smoothing cannot be run so"):
+        BaRT(transforms=("smoothing", "gaussian_blur"), **params)(images(8, 10), draws())
+    with pytest.raises(InputError, match="launches must be 'scheduled' or 'fixed', got 'often'"):
+        BaRT(launches="often")
+    monkeypatch.setattr(executor, "choose", lambda *_, **__: "torch")
+    with pytest.raises(InputError, match='launches="fixed" needs Triton and float32 images on a GPU'):
+        BaRT(transforms=("gaussian_blur",), **params)(images(8, 10), draws())
 
 
 def test_consecutive_colour_operations_are_one_turn():

@@ -18,6 +18,7 @@ from cannonade.kernels.pointwise import shift_hsv, shift_lab, shift_xyz, shift_y
 from cannonade.kernels.seams import carve
 from cannonade.kernels.shrinkage import bayes_shrink
 from cannonade.kernels.tv import tv_chambolle
+from cannonade.kernels.warp import Box, resize_crop, resize_pad, rotate, swirl
 from cannonade.kernels.window import bilateral_mean, disk_mean
 
 pytestmark = pytest.mark.native
@@ -92,6 +93,22 @@ def carved(images, vertical, horizontal, **settings):
     return torch.where(inside[:, None], out, 0)
 
 
+def boxes(count, generator):
+    """Top, left, height and width of boxes inside the smallest images."""
+    return [torch.randint(low, high, (count,), generator=generator) for low, high in ((0, 5), (0, 6), (1, 13), (1, 11))]
+
+
+def cropped(images, *box, **settings):
+    return resize_crop(images, Box(*box), **settings)
+
+
+def padded(images, side, top, left, **settings):
+    """Resized, padded, and cut to the images' size."""
+    height, width = images.shape[2:]
+    out = resize_pad(images, side, top, left, 72, fill=0.5, **settings)
+    return out[:, :, 1 : height + 1, 2 : width + 2]
+
+
 def streams(count, generator):
     return torch.randint(0, 1 << 32, (count, 5), generator=generator)
 
@@ -141,6 +158,20 @@ CASES = {
         each(between(0, 1, 1, 1)),
         1e-6,
         1e-5,
+    ),
+    "swirl": Case(swirl, each(between(-2, 2), integers(3, 40), integers(0, 20), integers(0, 20)), 1e-5, 5e-5),
+    "rotate": Case(rotate, each(between(-180, 180)), 2e-5, 1e-4),
+    "resize_crop, mirrored": Case(cropped, boxes, 1e-5, 5e-4, settings={"border": "mirror"}),
+    "resize_crop, edge": Case(cropped, boxes, 1e-5, 5e-4, settings={"border": "edge"}),
+    "resize_pad": Case(
+        padded,
+        each(integers(1, 60), integers(0, 12), integers(0, 12)),
+        1e-5,
+        5e-4,
+        settings={"interpolation": "bilinear"},
+    ),
+    "resize_pad, nearest": Case(
+        padded, each(integers(1, 60), integers(0, 12), integers(0, 12)), 0, 1e-4, settings={"interpolation": "nearest"}
     ),
     "tv_chambolle": Case(tv_chambolle, each(between(0.05, 0.25)), 1e-5, 1e-4),
     "tv_chambolle of planes": Case(by_plane(tv_chambolle), each(between(0.05, 0.25)), 1e-5, 1e-4),

@@ -95,7 +95,7 @@ def test_two_processes(folder):
         ({"--batch": "9", "--accumulate": "2"}, "batch must be a multiple of passes times processes, 2, got 9"),
         ({"--model": "no_such_model"}, "no model is named"),
         ({"--weights": "none.safetensors"}, "no such file"),
-        ({"--val": "other.npz"}, "there are no validation images of class '100'"),
+        ({"--val": "other.npz"}, "must have the same classes, missing in validation: 100"),
     ],
 )
 def test_bad_input(folder, arrays, changes, message):

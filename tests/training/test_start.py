@@ -15,7 +15,6 @@ TINY = "resnet_tiny(width=4, blocks=1)"
 BASE = {
     "weights": None,
     "scratch": False,
-    "classes": (0, 217, 701),
     "class_names": {0: "tench", 217: "springer", 701: "parachute"},
     "size": None,
     "defense": "identity",
@@ -88,11 +87,11 @@ def test_heads_are_kept_for_the_same_classes_only(fine_tuned):
     again = start(weights=path)
     assert again.continued
     assert torch.equal(again.module.linear.weight, made.module.linear.weight)
-    other = start(weights=path, classes=(0, 1, 2, 3), class_names={})
+    other = start(weights=path, class_names=dict(enumerate("abcd")))
     assert not other.continued
     assert other.module.linear.weight.shape == (4, 32)
     assert torch.equal(other.module.conv1.weight, made.module.conv1.weight)
-    assert other.card.class_names is None
+    assert (other.card.classes, other.card.class_names) == ((0, 1, 2, 3), list("abcd"))
 
 
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "cifar_resnet20", "efficientnet_lite0", "vgg11"])
