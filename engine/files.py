@@ -35,7 +35,7 @@ def append_lines(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     with path.open("a+b") as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
-        if file.read() not in (b"", b"\n"):
+        if file.read(1) not in (b"", b"\n"):
             file.write(b"\n")  # a process died while it wrote: its piece of a line must not spoil the next one
         file.writelines(json.dumps(record).encode() + b"\n" for record in records)
         file.flush()

@@ -1,7 +1,8 @@
 """Where a training stands, on the disk: whole at every moment, whatever happens while it is written."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -86,9 +87,20 @@ def write(path: Path, content: bytes) -> None:
     Raises:
         InputError: it could not be written.
     """
-    try:
+    with explained(path):
         path.parent.mkdir(exist_ok=True)
         replace_file(path, content)
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be written what became of the training.
+
+    Raises:
+        InputError: in place of an OSError.
+    """
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{path} could not be written ({error.strerror}); what was written before is intact: make room, then --resume"

@@ -6,7 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cannonade.files import append_lines, replace_file
+from cannonade.files import append_lines
+from cannonade.training.checkpoint import explained, write
 
 
 class Log:
@@ -21,7 +22,7 @@ class Log:
         self._path = folder / "log.jsonl"
         lines = self._path.read_text().splitlines() if self._path.is_file() else []
         kept = [line for line in lines if _step(line) <= step]
-        replace_file(self._path, "".join(line + "\n" for line in kept).encode())
+        write(self._path, "".join(line + "\n" for line in kept).encode())
         self._board: Any = None
         if find_spec("tensorboard") is not None:
             from torch.utils.tensorboard.writer import SummaryWriter
@@ -29,12 +30,22 @@ class Log:
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, record: Mapping[str, Any]) -> None:
-        """Add a record with its `step`."""
-        append_lines(self._path, [{"kind": kind, **record}])
+        """Add a record with its `step`.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        with explained(self._path):
+            append_lines(self._path, [{"kind": kind, **record}])
+            if self._board is not None:
+                for name, value in _numbers(record):
+                    self._board.add_scalar(f"{kind}/{name}", value, record["step"])
+                self._board.flush()
+
+    def close(self) -> None:
+        """End TensorBoard's writing, which has a thread of its own."""
         if self._board is not None:
-            for name, value in _numbers(record):
-                self._board.add_scalar(f"{kind}/{name}", value, record["step"])
-            self._board.flush()
+            self._board.close()
 
 
 def _step(line: str) -> float:

@@ -11,6 +11,7 @@ import torch
 from cannonade.data.loader import Backend, Loader, open_loader
 from cannonade.data.sources import Source
 from cannonade.data.views import Feed
+from cannonade.errors import InputError
 from cannonade.training.distributed import Ranks
 from cannonade.training.recipe import Recipe
 from cannonade.training.start import Start
@@ -31,6 +32,9 @@ class Task:
         device: where it runs.
         loader: what decodes.
         workers: of the loader.
+
+    Raises:
+        InputError: there are fewer images than processes.
     """
 
     start: Start
@@ -43,6 +47,12 @@ class Task:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loader: Backend = "auto"
     workers: int = 2
+
+    def __post_init__(self) -> None:
+        if len(self.train) < self.ranks.world:
+            raise InputError(
+                f"every process must have an image, got {len(self.train)} for {self.ranks.world} processes"
+            )
 
     @property
     def rows(self) -> int:

@@ -78,10 +78,18 @@ def train(
 
 
 def _train(run: "_Run", resume: bool, stop: Callable[[], bool]) -> bool:
-    task, trainer, every = run.task, run.trainer, run.rhythm.checkpoint_every
     if resume and (run.out / STATE).is_file():
         run.restore()
     run.begin()
+    try:
+        return _to_the_end(run, stop)
+    finally:
+        run.close()
+
+
+def _to_the_end(run: "_Run", stop: Callable[[], bool]) -> bool:
+    """Take every step that is left; false where it was told to stop before."""
+    task, trainer, every = run.task, run.trainer, run.rhythm.checkpoint_every
     while trainer.epoch < task.recipe.epochs:
         for passes in run.steps():
             trainer.take(passes)
@@ -139,6 +147,11 @@ class _Run:
             self._log = Log(self.out, self.trainer.done if self._restored else -1)
         if not self._restored and self.task.start.continued:
             self._write("epoch", {"epoch": 0, "step": 0, **self._validate()})
+
+    def close(self) -> None:
+        """Close the log."""
+        if self._log is not None:
+            self._log.close()
 
     def steps(self) -> Iterator[list[Batch]]:
         """The passes of each step left in the epoch."""

@@ -59,7 +59,7 @@ def validate(task: Task, module: nn.Module) -> tuple[Validation, list[dict[str, 
             plain = classifier(batch.images).argmax(1)
         cast = majority_vote(defended, batch.images, votes, phase=Phase.BENIGN_VOTE, ids=batch.ids, chunk=rows)
         agreeing = cast.counts.gather(1, plain[:, None])[:, 0]
-        columns = (batch.ids, batch.labels, cast.labels, plain, agreeing)
+        columns = (batch.ids, *torch.stack((batch.labels, cast.labels, plain, agreeing)).cpu())
         for row in torch.stack(columns, dim=1).tolist():
             own.append(dict(zip(("id", "label", "vote", "plain", "agreeing"), row, strict=True)))
     records = [record for share in task.ranks.gather(own) for record in share]

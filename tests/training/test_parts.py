@@ -1,6 +1,7 @@
 """The small parts of a training: schedule, mean over weights, recipe, log."""
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ from torch import nn
 
 from cannonade.errors import InputError
 from cannonade.training.average import WeightAverage
+from cannonade.training.distributed import Ranks
 from cannonade.training.log import Log
 from cannonade.training.recipe import Recipe
 from cannonade.training.schedule import learning_rate
@@ -60,6 +62,11 @@ def test_bad_recipes(settings, words):
         Recipe(**settings)
 
 
+def test_fewer_images_than_processes(make_task):
+    with pytest.raises(InputError, match="every process must have an image, got 2 for 3 processes"):
+        replace(make_task(train=2), ranks=Ranks(0, 3))
+
+
 def test_bad_divisions():
     assert Recipe(batch=48, accumulate=4).rows(3) == 4
     with pytest.raises(InputError, match="batch must be a multiple of passes times processes, 5, got 48"):
@@ -77,3 +84,25 @@ def test_log_forgets_what_will_be_done_again(tmp_path):
     Log(tmp_path, 4).write("steps", {"step": 5})
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 5]
+
+
+def test_log_on_a_full_disk(tmp_path):
+    log = Log(tmp_path, -1)
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to("/dev/full")  # which is read as zeros, and cannot be written
+    with pytest.raises(InputError, match=r"log\.jsonl could not be written \(No space left on device\).*--resume"):
+        log.write("steps", {"step": 1})
+
+
+def test_log_for_tensorboard(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = Log(tmp_path, -1)
+    for step in (2, 4):
+        log.write("steps", {"step": step, "loss": step / 2, "seconds": {"model": 0.25}, "best": True, "name": "x"})
+    log.close()
+    log = Log(tmp_path, 2)
+    log.write("steps", {"step": 3, "loss": 9.0})
+    log.close()
+    found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(found.Tags()["scalars"]) == {"steps/loss", "steps/seconds/model", "steps/best"}
+    assert [(event.step, event.value) for event in found.Scalars("steps/loss")] == [(2, 1.0), (3, 9.0)], "4 was undone"
