@@ -107,11 +107,11 @@ def sides(source: Source, size: tuple[int, int], *, batch: int, workers: int, au
         loader = open_loader(source, feed, backend=backend, workers=workers)
         return lambda: (each.images for each in loader)
 
-    plain = DataLoader(_Plain(source, _transform(size, augmentation)), batch_size=batch, num_workers=workers)
+    plain = DataLoader(_Plain(source, torchvision_transform(size, augmentation)), batch_size=batch, num_workers=workers)
     return {"dali": ours("dali"), "portable": ours("portable"), "torchvision": lambda: (each for each, _ in plain)}
 
 
-def _transform(size: tuple[int, int], augmentation: Augmentation | None) -> Callable[[Any], Tensor]:
+def torchvision_transform(size: tuple[int, int], augmentation: Augmentation | None) -> Callable[[Any], Tensor]:
     """As in torchvision's own training scripts, but with the same laws and the same part of the image as ours."""
     if augmentation is None:
         steps = [transforms.Resize(min(size)), transforms.CenterCrop(size)]

@@ -185,13 +185,14 @@ def _tasks(transform: Transform, params: Mapping[str, Tensor], images: Tensor) -
     """For every image, the steps that the oracles are to take."""
     arrays = images.permute(0, 2, 3, 1).double().numpy()
     for row, array in enumerate(arrays):
-        if isinstance(transform, BaRT):
-            yield (
-                array,
-                [(member.name, _numbers(own, 0)) for member, own in transform.program(params, row, images.shape)],
-            )
-        else:
-            yield array, [(transform.name, _numbers(params, row))]
+        yield array, oracle_steps(transform, params, row, images.shape)
+
+
+def oracle_steps(transform: Transform, params: Mapping[str, Tensor], row: int, shape: torch.Size) -> list[Step]:
+    """What the oracles are to do to one image: the names of transforms, each with its parameters."""
+    if isinstance(transform, BaRT):
+        return [(member.name, _numbers(own, 0)) for member, own in transform.program(params, row, shape)]
+    return [(transform.name, _numbers(params, row))]
 
 
 def _numbers(params: Mapping[str, Tensor], row: int) -> dict[str, Any]:
@@ -199,8 +200,11 @@ def _numbers(params: Mapping[str, Tensor], row: int) -> dict[str, Any]:
 
 
 def _run(task: tuple[Image, list[Step]]) -> Image:
+    return run_oracles(*task)
+
+
+def run_oracles(image: Image, steps: list[Step]) -> Image:
     """One image through its oracles, in a worker process."""
-    image, steps = task
     for name, params in steps:
         oracle = find(name)
         image = np.clip(_random_noise(image, params) if oracle is None else oracle.function(image, params), 0, 1)

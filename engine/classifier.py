@@ -21,8 +21,17 @@ _HALF = (torch.bfloat16, torch.float16)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class _Network(nn.Module):
-    """Normalisation, layout, precision and the module: everything of a classifier that torch.compile may see."""
+class Network(nn.Module):
+    """Normalisation, layout, precision and the module: everything of a classifier that torch.compile may see.
+
+    Args:
+        module: maps normalised images to logits; half-precision weights are made float32.
+        mean, std: per channel, in units of [0, 1].
+
+    Attributes:
+        channels_last: whether the module gets its input in that layout; its weights are whoever's sets it.
+        autocast: precision of the module's forward and backward; normalisation stays in that of the weights.
+    """
 
     mean: Tensor
     std: Tensor
@@ -40,6 +49,7 @@ class _Network(nn.Module):
             self.register_buffer(name, torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
+        """Images [N, 3, H, W] in [0, 1], or a little outside it, to logits [N, K]."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         inputs = ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=layout)
         with nullcontext() if self.autocast is None else torch.autocast(images.device.type, dtype=self.autocast):
@@ -70,6 +80,7 @@ class Classifier(nn.Module):
         input_size: (height, width) the module is meant for; None where it has no preference.
         num_classes: how many logits; None counts them on one forward.
         class_names: one per logit.
+        class_numbers: the number that each logit's class has in its data set; None for 0, 1, 2, …
         fold_batch_norm: fold each batch norm that directly follows a convolution into it.
         channels_last: keep weights and activations in channels_last, faster than contiguous on CPUs and tensor cores.
         autocast: torch.bfloat16 or torch.float16 for the module's forward and backward; logits stay float32. Nothing
@@ -97,6 +108,7 @@ class Classifier(nn.Module):
         input_size: tuple[int, int] | None = None,
         num_classes: int | None = None,
         class_names: Sequence[str] | None = None,
+        class_numbers: Sequence[int] | None = None,
         fold_batch_norm: bool = True,
         channels_last: bool = True,
         autocast: torch.dtype | None = None,
@@ -112,12 +124,15 @@ class Classifier(nn.Module):
         self.forwards = 0
         self.gradients = 0
         self.compiled = compile
-        network = _Network(copy.deepcopy(module), mean, std)
+        network = Network(copy.deepcopy(module), mean, std)
         probe, reference = _probe(network.requires_grad_(False).eval(), input_size)
         self.num_classes = _class_count(reference, num_classes)
         if class_names is not None and len(class_names) != self.num_classes:
             raise InputError(f"class_names must hold {self.num_classes} names, one per logit, got {len(class_names)}")
         self.class_names = None if class_names is None else tuple(class_names)
+        if class_numbers is not None and len(set(class_numbers)) != self.num_classes:
+            raise InputError(f"class_numbers must be {self.num_classes} different ones, got {list(class_numbers)}")
+        self.class_numbers = None if class_numbers is None else tuple(class_numbers)
         self.folded = 0
         if fold_batch_norm:
             network, self.folded = _fold(network, probe, reference)
@@ -205,7 +220,7 @@ def _check_normalisation(mean: Sequence[float], std: Sequence[float]) -> None:
         raise InputError(f"std must be positive in every channel, got {tuple(std)}")
 
 
-def _probe(network: _Network, input_size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
+def _probe(network: Network, input_size: tuple[int, int] | None) -> tuple[Tensor, Tensor]:
     """Two random images that the network takes, and its logits for them."""
     sizes = [input_size] if input_size else [(side, side) for side in _PROBE_SIDES]
     failure: RuntimeError | None = None
@@ -234,13 +249,13 @@ def _class_count(logits: Tensor, expected: int | None) -> int:
     return classes
 
 
-def _agrees(network: _Network, probe: Tensor, reference: Tensor) -> bool:
+def _agrees(network: Network, probe: Tensor, reference: Tensor) -> bool:
     with torch.no_grad():
         difference = (network(probe) - reference).abs().max()
     return bool(difference <= _AGREEMENT * reference.abs().max())
 
 
-def _fold(network: _Network, probe: Tensor, reference: Tensor) -> tuple[_Network, int]:
+def _fold(network: Network, probe: Tensor, reference: Tensor) -> tuple[Network, int]:
     """The network with batch norms folded, and how many were."""
     pairs = _foldable(network.module)
     if not pairs:
@@ -294,7 +309,7 @@ def _foldable(module: nn.Module) -> list[tuple[str, str]]:
     return pairs
 
 
-def _lay_out(network: _Network, probe: Tensor, reference: Tensor) -> _Network:
+def _lay_out(network: Network, probe: Tensor, reference: Tensor) -> Network:
     """The network in channels_last, or as it is where its code relies on the contiguous layout."""
     laid_out = copy.deepcopy(network).to(memory_format=torch.channels_last)
     laid_out.channels_last = True

@@ -16,7 +16,7 @@ FOLDERS = {"engine": "cannonade", "kernels": "cannonade/kernels", "bench": "cann
 
 # A module may import from its own layer and from those below it.
 LAYERS = [
-    {"cannonade.errors"},
+    {"cannonade.errors", "cannonade.files"},
     {"cannonade.kernels"},
     {"cannonade.draws", "cannonade.checks", "cannonade.spec", "cannonade.proportions", "cannonade.stopping"},
     {"cannonade.transforms", "cannonade.classifier", "cannonade.models", "cannonade.data"},
@@ -24,7 +24,7 @@ LAYERS = [
     {"cannonade.chunking", "cannonade.polling"},
     {"cannonade.attacks", "cannonade.voting", "cannonade.certification"},
     {"cannonade.evaluation"},
-    {"cannonade.experiments"},
+    {"cannonade.experiments", "cannonade.training"},
     {"cannonade.bench"},
     {"cannonade.cli"},
 ]

@@ -5,11 +5,23 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cannonade.cli import advise, bench, certify, demo, evaluate, info, sanity, transforms, vote
+from cannonade.cli import advise, bench, certify, demo, evaluate, finetune, info, sanity, transforms, vote
 from cannonade.cli.app import app
 from cannonade.errors import InputError
 
-__all__ = ["advise", "bench", "certify", "demo", "evaluate", "info", "main", "sanity", "transforms", "vote"]
+__all__ = [
+    "advise",
+    "bench",
+    "certify",
+    "demo",
+    "evaluate",
+    "finetune",
+    "info",
+    "main",
+    "sanity",
+    "transforms",
+    "vote",
+]
 
 
 def main() -> None:

@@ -308,6 +308,62 @@ def _yes(value: bool) -> str:
 
 
 @bench.command()
+def finetune(
+    data: Annotated[str, typer.Option(help="A folder of class/image files, or 'samples'.")],
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="May be given several times; smoothing, bart(k=5), bart_gao(k=6) by default."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Network that is trained, from random weights.")] = "resnet34",
+    side: Annotated[int, typer.Option(help="Side of the images.")] = 224,
+    limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images of a step.")] = 32,
+    workers: Annotated[int, typer.Option(help="Of each side's loader; theirs also defend the images.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Passes over the images that are timed of each side.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Training on defended images, batched by us or image by image in the workers of a DataLoader: images a second."""
+    from importlib.util import find_spec
+
+    missing = [name for name in ("skimage", "scipy", "pywt") if find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"bench needs what it compares with, {', '.join(missing)} not installed: pip install 'cannonade[bench]'"
+        )
+    from rich.table import Table
+
+    from cannonade.bench.finetune import check, measure
+    from cannonade.bench.hardware import describe
+    from cannonade.data.sources import open_source
+    from cannonade.defenses import build_defense
+
+    source = open_source(data)
+    source = source.numbered(sorted(source.classes)).limited(limit)
+    size, rows, apart = (side, side), [], {}
+    table = Table("", "network", "ours", "quartiles", "image by image", "quartiles", "ratio", box=None)
+    for call in defense or ("smoothing", "bart(k=5)", "bart_gao(k=6)"):
+        apart[call] = check(source.limited(16), size, build_defense(call))
+        for row in measure(source, size, call, model=model, batch=batch, workers=workers, rounds=rounds):
+            rows.append(row)
+            sides = (row.ours, row.ours_quartiles), (row.theirs, row.theirs_quartiles)
+            figures = (
+                text for median, ends in sides for text in (f"{median:.1f}", " – ".join(f"{x:.1f}" for x in ends))
+            )
+            table.add_row(row.defense, _yes(row.model), *figures, f"{row.ratio:.2f}")
+        console.print(f"{call}: {_apart(apart[call])}", style="dim", highlight=False)
+    console.print(table)
+    console.print(f"images a second; network: trained, {model}; else the images were only made", highlight=False)
+    if out is not None:
+        record = {"hardware": describe(), "side": side, "images": len(source), "model": model, "batch": batch}
+        record |= {"workers": workers, "difference": apart, "speed": [row.as_json() for row in rows]}
+        out.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _apart(difference: float | None) -> str:
+    return "nothing but noise" if difference is None else f"noise aside, the sides are {255 * difference:.3f}/255 apart"
+
+
+@bench.command()
 def audit(
     only: Annotated[
         list[str] | None, typer.Option(help="Start of a kernel's name; may be given several times.")

@@ -66,7 +66,7 @@ def run_with_progress(
         def notice(text: str) -> None:
             progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-        with _interruptible(notice) as interrupted:
+        with interruptible(notice) as interrupted:
 
             def stop(so_far: dict[str, Any]) -> bool:
                 late = limits.seconds is not None and time.monotonic() - began >= limits.seconds
@@ -87,7 +87,7 @@ def run_with_progress(
 
 
 @contextmanager
-def _interruptible(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+def interruptible(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
     """Take the first interrupt as a request to stop after the batch, which the function yielded tells; the second ends all."""
     asked: list[int] = []
 

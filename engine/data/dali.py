@@ -40,8 +40,9 @@ def batches(
                 passed += len(items) - len(good)
                 plan = [*([good] if good else []), *plan[number + 1 :]]
                 break
-            # Divided here, because DALI multiplies by 1/255, which is not the same in the last bit.
-            yield torch.utils.dlpack.from_dlpack(output.as_tensor()) / 255, items, passed + len(items)
+            # Divided here, because DALI multiplies by 1/255, which is not the same in the last bit; and where it resizes, white
+            # comes out a little above 255.
+            yield (torch.utils.dlpack.from_dlpack(output.as_tensor()) / 255).clamp_(0, 1), items, passed + len(items)
             passed = 0
         else:
             return

@@ -24,7 +24,7 @@ class Batch:
     Attributes:
         images: [N, 3, H, W] float32 in [0, 1].
         labels: [N] int64.
-        ids: [N] int64, each image's index in its source: what decides its draws.
+        ids: [N] int64, on the host, each image's index in its source: what decides its draws, which are made there.
         position: images of this rank's share that are behind once this batch is done, those skipped among them: the `start`
             of a feed that goes on after it.
     """
@@ -73,7 +73,7 @@ class Loader:
         for images, items, passed in batches(self.source, self.feed, self.device, self.workers, self.refuse):
             position += passed
             labels = torch.tensor([item.label for item in items], device=self.device)
-            ids = torch.tensor([item.id for item in items], device=self.device)
+            ids = torch.tensor([item.id for item in items])
             self.waited += perf_counter() - began
             yield Batch(images, labels, ids, position)
             began = perf_counter()

@@ -76,6 +76,7 @@ def batches(
         num_workers=workers,
         collate_fn=_as_it_is,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # it would take the workers' seed, which nothing uses, from the global one
     )
     passed = 0
     for positions, (images, faults) in zip(plan, loader, strict=True):

@@ -3,7 +3,6 @@
 import fcntl
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from cannonade.errors import InputError
+from cannonade.files import append_lines, replace_file
 
 _FOLDERS = ("adversarial", "pictures")
 _PATIENCE = 0.2  # seconds between looks at batches that other processes have claimed
@@ -142,20 +142,20 @@ class RunDirectory:
 
     def write_text(self, name: str, text: str) -> None:
         """Replace a text file in one step: whoever reads it sees the old one or the new one."""
-        self._replace(self.path / name, text.encode())
+        replace_file(self.path / name, text.encode())
 
     def write_tensors(self, folder: str, number: int, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         """Save one batch of `adversarial` or `pictures` as safetensors, in one step; returns its name and checksum."""
         target = self._shard(folder, number)
         content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()})
-        self._replace(target, content)
+        replace_file(target, content)
         return {str(target.relative_to(self.path)): hashlib.sha256(content).hexdigest()}
 
     def finish_batch(self, finished: Finished, records: Iterable[Mapping[str, Any]]) -> None:
         """Add a batch's images to `images.jsonl`, one line each, then its own line; both are on the disk afterwards."""
         with self._alone():
-            self._append("images.jsonl", records)
-            self._append("batches.jsonl", [vars(finished)])
+            append_lines(self.path / "images.jsonl", records)
+            append_lines(self.path / "batches.jsonl", [vars(finished)])
 
     def finish(self, batches: Sequence[Sequence[int]], summary: Callable[[list[dict[str, Any]], float], Any]) -> bool:
         """Check everything once more and write `summary.json`; false where something was damaged and is to be done again.
@@ -267,26 +267,3 @@ class RunDirectory:
         folder.mkdir(exist_ok=True)
         with (folder / f"{number:06d}").open("a") as file:
             yield _taken(file, fcntl.LOCK_EX)
-
-    def _append(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        path = self.path / name
-        cut_short = path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
-        with path.open("a", encoding="utf-8") as file:
-            if cut_short:  # by a process that died while it wrote: its piece of a line must not spoil the next one
-                file.write("\n")
-            file.writelines(json.dumps(record) + "\n" for record in records)
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _replace(self, target: Path, content: bytes) -> None:
-        partial = target.with_name(target.name + ".partial")
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(target)
-        folder = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the new name is on the disk too
-        finally:
-            os.close(folder)

@@ -65,7 +65,9 @@ def open_subject(
     classes = sorted({item.label for item in source.items}) if restrict else None
     exact_arithmetic()
     classifier = load_model(model, weights=weights, device=place, classes=classes, autocast=autocast)
-    source = source.limited(limit) if classes is None else source.numbered(classes).limited(limit)
+    if classifier.class_numbers is not None:
+        source = source.numbered(classifier.class_numbers)
+    source = source.limited(limit)
     source.check_labels(classifier.num_classes)
     return Subject(DefendedClassifier(classifier, part, seed=seed), source, place)
 

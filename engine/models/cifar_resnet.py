@@ -80,15 +80,19 @@ def cifar_resnet(depth: int, weights: Path | None = None, num_classes: int | Non
             f"cifar_resnet{depth} must be given weights=FILE (--weights FILE); trained ones are in the folder "
             "pretrained_models of github.com/akamaster/pytorch_resnet_cifar10"
         )
-    classes = 10 if num_classes is None else num_classes
-    module = CifarResNet(depth, classes)
-    load_weights(module, read_state_dict(weights), str(weights))
+    source = untrained_cifar_resnet(depth, 10 if num_classes is None else num_classes)
+    load_weights(source.module, read_state_dict(weights), str(weights))
+    return source
+
+
+def untrained_cifar_resnet(depth: int, num_classes: int) -> Pretrained:
+    """The same with random weights."""
     return Pretrained(
-        module=module,
+        module=CifarResNet(depth, num_classes),
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         input_size=(32, 32),
-        class_names=CIFAR10_NAMES if classes == 10 else None,
+        class_names=CIFAR10_NAMES if num_classes == 10 else None,
     )
 
 

@@ -111,17 +111,21 @@ def efficientnet_lite0(weights: Path | None = None, num_classes: int | None = No
     Raises:
         InputError: the package is missing, or the weights do not fit.
     """
-    classes = 1000 if num_classes is None else num_classes
-    module = EfficientNetLite0(classes)
+    source = untrained_efficientnet_lite0(1000 if num_classes is None else num_classes)
     path = _packaged_weights() if weights is None else weights
-    load_weights(module, read_state_dict(path), str(path))
+    load_weights(source.module, read_state_dict(path), str(path))
+    return source
+
+
+def untrained_efficientnet_lite0(num_classes: int) -> Pretrained:
+    """The same with random weights."""
     grey, span = 127 / 255, 128 / 255
     return Pretrained(
-        module=module,
+        module=EfficientNetLite0(num_classes),
         mean=(grey, grey, grey),
         std=(span, span, span),
         input_size=(224, 224),
-        class_names=imagenet_names(classes),
+        class_names=imagenet_names(num_classes),
     )
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from cannonade.errors import InputError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -20,6 +22,7 @@ class Pretrained:
         std: per channel.
         input_size: (height, width) it was trained for, or None.
         class_names: one per logit, or None where they are not known.
+        classes: the number that each logit's class has in its data set; None for 0, 1, 2, …
     """
 
     module: nn.Module
@@ -27,6 +30,7 @@ class Pretrained:
     std: Sequence[float] = (1.0, 1.0, 1.0)
     input_size: tuple[int, int] | None = None
     class_names: Sequence[str] | None = None
+    classes: Sequence[int] | None = None
 
 
 class _Kept(nn.Module):
@@ -46,8 +50,14 @@ class _Kept(nn.Module):
 
 def keep_classes(source: Pretrained, classes: Sequence[int]) -> Pretrained:
     """The model with the logits of some classes only, in their order: it answers which of these an image is."""
-    names = None if source.class_names is None else [source.class_names[number] for number in classes]
-    return replace(source, module=_Kept(source.module, classes), class_names=names)
+    places = list(classes)
+    if source.classes is not None:
+        place = {number: index for index, number in enumerate(source.classes)}
+        if unknown := [number for number in classes if number not in place]:
+            raise InputError(f"classes must be among the model's, {list(source.classes)}, got {unknown[0]}")
+        places = [place[number] for number in classes]
+    names = None if source.class_names is None else [source.class_names[place] for place in places]
+    return replace(source, module=_Kept(source.module, places), class_names=names, classes=tuple(classes))
 
 
 def imagenet_names(num_classes: int) -> Sequence[str] | None:

@@ -36,25 +36,42 @@ def torchvision_classifier(name: str, weights: Path | None = None, num_classes: 
     Raises:
         InputError: the download failed, the weights do not fit, or another number of classes is asked of the defaults.
     """
-    from torchvision.models import get_model, get_model_weights
+    from torchvision.models import get_model_weights
 
     default = get_model_weights(name).DEFAULT
     names = default.meta["categories"]
-    preset = default.transforms()
     if weights is None:
         if num_classes not in (None, len(names)):
             raise InputError(
                 f"torchvision's {name} has {len(names)} classes, got num_classes={num_classes}: pass weights=FILE too"
             )
-        module = _download(name, default)
-    else:
-        classes = len(names) if num_classes is None else num_classes
-        module = get_model(name, weights=None, num_classes=classes, **_FILE_ARGUMENTS.get(name, {}))
-        load_weights(module, read_state_dict(weights), str(weights))
-        names = names if classes == len(names) else None
+        return _source(name, _download(name, default), len(names))
+    classes = len(names) if num_classes is None else num_classes
+    source = untrained_torchvision(name, classes, **_FILE_ARGUMENTS.get(name, {}))
+    load_weights(source.module, read_state_dict(weights), str(weights))
+    return source
+
+
+def untrained_torchvision(name: str, num_classes: int, **settings: Any) -> Pretrained:
+    """The same with random weights, and further settings of its constructor."""
+    from torchvision.models import get_model
+
+    return _source(name, get_model(name, weights=None, num_classes=num_classes, **settings), num_classes)
+
+
+def _source(name: str, module: nn.Module, num_classes: int) -> Pretrained:
+    """A module with the preprocessing of its default weights."""
+    from torchvision.models import get_model_weights
+
+    default = get_model_weights(name).DEFAULT
+    preset, names = default.transforms(), default.meta["categories"]
     side = preset.crop_size[0]
     return Pretrained(
-        module=module, mean=tuple(preset.mean), std=tuple(preset.std), input_size=(side, side), class_names=names
+        module=module,
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
+        input_size=(side, side),
+        class_names=names if num_classes == len(names) else None,
     )
 
 

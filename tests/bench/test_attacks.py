@@ -91,6 +91,6 @@ def test_peers_spend_the_budget(subject, peer):
                 passes.append(len(x))
             return defended(x)
 
-    peer(Counted(), images[:2], labels[:2], BUDGET)
+    peer(Counted().eval(), images[:2], labels[:2], BUDGET)
     asked = BUDGET.steps * BUDGET.samples
     assert asked <= len(passes) <= asked + BUDGET.samples

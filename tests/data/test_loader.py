@@ -60,6 +60,16 @@ def collect(source, backend, **settings):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("side", [24, 40, 100])
+def test_white_stays_in_range(tmp_path, backend, side):
+    (tmp_path / "a").mkdir()
+    Image.new("RGB", (224, 224), "white").save(tmp_path / "a" / "0.png")
+    for augmentation in (None, Augmentation()):
+        images, *_ = collect(open_source(str(tmp_path)), backend, size=(side, side), augmentation=augmentation)
+        assert images.max() == 1
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_images_are_those_of_the_source(folder, backend):
     """DALI's resize differs from PyTorch's mostly at the border."""
     source = open_source(str(folder))

@@ -20,7 +20,6 @@ from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
 from cannonade.evaluation import run as module
-from cannonade.evaluation import run_directory
 from cannonade.evaluation.run import Plan, run
 from cannonade.transforms.noise import Smoothing
 
@@ -234,10 +233,10 @@ def test_full_disk(tmp_path, whole, monkeypatch, write):
             raise OSError(28, "No space left on device")
         sync(number)
 
-    monkeypatch.setattr(run_directory.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
         run(plan(), out)
-    monkeypatch.setattr(run_directory.os, "fsync", sync)
+    monkeypatch.setattr(os, "fsync", sync)
     run(plan(), out, mode="resume")
     assert content(out) == content(whole)
 
