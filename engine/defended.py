@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cannonade.classifier import Classifier
-from cannonade.draws import Draws, Phase
+from cannonade.draws import Draws, Phase, check_seed
 from cannonade.errors import InputError
 from cannonade.transforms.base import Transform
 
@@ -36,6 +36,7 @@ class DefendedClassifier(nn.Module):
         randomness: Literal["fresh", "fixed", "common"] = "fresh",
     ) -> None:
         super().__init__()
+        check_seed(seed)
         if randomness not in ("fresh", "fixed", "common"):
             raise InputError(f"randomness must be 'fresh', 'fixed' or 'common', got {randomness!r}")
         self.classifier = classifier if isinstance(classifier, Classifier) else Classifier(classifier)

@@ -37,6 +37,12 @@ class Phase(IntEnum):
     ORDER = 10
 
 
+def check_seed(seed: int) -> None:
+    """Raise InputError where a seed does not fit 64 bits."""
+    if not 0 <= seed < 1 << 64:
+        raise InputError(f"seed must be in [0, 2^64), got {seed}")
+
+
 @cache
 def phase_key(seed: int, phase: Phase) -> tuple[int, int]:
     """The key of a phase: the first 64 bits of Philox(counter=(phase, 0, 0, 0), key=seed).
@@ -48,8 +54,7 @@ def phase_key(seed: int, phase: Phase) -> tuple[int, int]:
     Raises:
         InputError: the seed does not fit 64 bits.
     """
-    if not 0 <= seed < 1 << 64:
-        raise InputError(f"seed must be in [0, 2^64), got {seed}")
+    check_seed(seed)
     number, zero, low, high = torch.tensor((int(phase), 0, seed % _WORD, seed // _WORD), device="cpu")
     first, second, *_ = philox((number, zero, zero, zero), (low, high))
     return int(first), int(second)

@@ -4,7 +4,7 @@ import ast
 import dataclasses
 import operator
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -33,14 +33,16 @@ def build(text: str, parts: Mapping[str, type[Part]], what: str) -> Part:
     """
     name, arguments = parse_call(text, what)
     if name not in parts:
-        raise InputError(f"unknown {what} {name!r}{_hint(name, parts)}; one of: {', '.join(sorted(parts))}")
+        raise InputError(f"unknown {what} {name!r}{near_name(name, parts)}; one of: {', '.join(sorted(parts))}")
     part = parts[name]
     hints = get_type_hints(part)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(part) if field.init}  # type: ignore[arg-type]
     for argument, value in arguments.items():
         if argument not in fields:
             valid = ", ".join(fields) or "none"
-            raise InputError(f"{name} has no argument {argument!r}{_hint(argument, fields)}; its arguments: {valid}")
+            raise InputError(
+                f"{name} has no argument {argument!r}{near_name(argument, fields)}; its arguments: {valid}"
+            )
         if not _fits(value, fields[argument]):
             raise InputError(f"{name}: {argument} must be {_describe(fields[argument])}, got {value!r}")
     return part(**arguments)
@@ -71,18 +73,56 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 def parse_call(text: str, what: str) -> tuple[str, dict[str, Any]]:
     """Split `name(key=value, …)` into its name and its arguments."""
-    usage = f"a {what} must be a name with keyword arguments, such as name(key=1/2), got {text!r}"
+    usage = _usage(text, what)
+    name, keywords = _split_call(text, usage)
+    return name, {argument: _value(value, usage) for argument, value in keywords.items()}
+
+
+def with_argument(text: str, argument: str, value: str, what: str) -> str:
+    """The call with one argument replaced or added, as text: `pgd(eps=8/255)`, `steps`, `50` → `pgd(eps=8/255, steps=50)`.
+
+    Raises:
+        InputError: the text is not such a call. What its arguments are is for `build` to judge.
+    """
+    name, keywords = _split_call(text, _usage(text, what))
+    values = {key: ast.get_source_segment(text.strip(), node) for key, node in keywords.items()} | {argument: value}
+    return f"{name}({', '.join(f'{key}={content}' for key, content in values.items())})"
+
+
+def split_list(text: str, what: str) -> list[str]:
+    """The elements of `value, value, …`, as text; commas inside calls, tuples and strings separate nothing.
+
+    Raises:
+        InputError: it cannot be parsed, or is empty.
+    """
+    usage = f"{what} must be a list of values with commas between them, got {text!r}"
+    listed = f"[{text}]"
+    node = _parse(listed, usage)
+    if not isinstance(node, ast.List) or not node.elts:
+        raise InputError(usage)
+    return [ast.get_source_segment(listed, element) or "" for element in node.elts]
+
+
+def _usage(text: str, what: str) -> str:
+    return f"a {what} must be a name with keyword arguments, such as name(key=1/2), got {text!r}"
+
+
+def _parse(text: str, usage: str) -> ast.expr:
     try:
-        node = ast.parse(text.strip(), mode="eval").body
+        return ast.parse(text, mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise InputError(usage) from error
+
+
+def _split_call(text: str, usage: str) -> tuple[str, dict[str, ast.expr]]:
+    node = _parse(text.strip(), usage)
     if isinstance(node, ast.Name):
         return node.id, {}
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
         raise InputError(usage)
     if any(keyword.arg is None for keyword in node.keywords):
         raise InputError(usage)
-    return node.func.id, {str(keyword.arg): _value(keyword.value, usage) for keyword in node.keywords}
+    return node.func.id, {str(keyword.arg): keyword.value for keyword in node.keywords}
 
 
 def _value(node: ast.expr, usage: str) -> Any:
@@ -107,8 +147,9 @@ def _number(node: ast.expr, usage: str) -> int | float:
     return value
 
 
-def _hint(name: str, valid: Mapping[str, Any]) -> str:
-    near = get_close_matches(name, valid, n=1)
+def near_name(name: str, valid: Iterable[str]) -> str:
+    """`, did you mean …` where a valid name is near, else nothing."""
+    near = get_close_matches(name, list(valid), n=1)
     return f", did you mean {near[0]}" if near else ""
 
 

@@ -87,6 +87,8 @@ BAD = [
     ({"--out": "/proc/cannonade"}, "cannot be written|can be written"),
     ({"--device": "cuda:99"}, "device must be"),
     ({"--precision": "float8"}, "precision must be"),
+    ({"--grid": "attack.stepz=1,2"}, "did you mean steps"),
+    ({"--grid": "batch=1,2"}, "grid cannot be over 'batch'"),
 ]
 
 

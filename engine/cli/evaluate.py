@@ -1,14 +1,20 @@
 """`cannonade evaluate`: attack a defended classifier and judge it by majority vote."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cannonade.cli.app import app, console, new_directory
-from cannonade.cli.progress import Limits, print_table, run_with_progress
+from cannonade.cli.progress import Limits, print_table, running
 from cannonade.errors import InputError
+
+if TYPE_CHECKING:
+    from cannonade.evaluation.common import Common
+    from cannonade.evaluation.grid import Cell
+    from cannonade.evaluation.run import Mode, Plan
 
 
 @app.command()
@@ -36,6 +42,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
     precision: Annotated[str, typer.Option(help="Of the classifier: float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path | None, typer.Option(help="Run directory; a new one under runs/ by default.")] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option(help="Vary attack, defense, eot, average, votes, target, seed or attack.ARGUMENT: eot=1,5,10."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Go on with the run in --out, which must have the same settings.")
     ] = False,
@@ -50,23 +60,59 @@ def evaluate(
     Interrupted once (Ctrl-C), it finishes its batch and ends with status 130, at a limit with status 3; --resume goes on, after
     a kill too, with the same numbers as if nothing had happened. Several processes share a run with --join, or under torchrun:
     each takes the next batch that nobody has, and those of a process that dies. Status 2 is bad input.
+
+    With --grid, several times for several axes, every combination is a run below --out; a finished one is not run again, and
+    benign votes are cast once for all that share them.
     """
     import torch
 
     from cannonade.evaluation.assemble import assemble
-    from cannonade.evaluation.report import write_report
+    from cannonade.evaluation.grid import Settings, expand, parse_axis
 
     join = join or int(os.environ.get("WORLD_SIZE", "1")) > 1
     if (resume or join) and out is None:
         raise InputError("to resume or join a run takes its directory: give --out")
     if join and device == "auto" and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
-    plan = assemble(
-        model=model, weights=weights, data=data, defense=defense, attack=attack, samples=eot, average=average, votes=votes,
-        target=target, limit=limit, batch=batch, chunk=chunk, seed=seed, device=device, restrict=restrict, precision=precision,
+    base = Settings(defense=defense, attack=attack, eot=eot, average=average, votes=votes, target=target, seed=seed)
+    cells = expand([parse_axis(text) for text in grid or ()], base)
+    plans = assemble(
+        [cell.settings for cell in cells], model=model, weights=weights, data=data, limit=limit, batch=batch, chunk=chunk,
+        device=device, restrict=restrict, precision=precision,
     )  # fmt: skip
+    mode: Mode = "join" if join else "resume" if resume else "new"
     directory, limits = out or new_directory(), Limits(max_seconds, max_gradients)
-    rows = [run_with_progress(plan, directory, "join" if join else "resume" if resume else "new", limits)]
+    if grid:
+        _run_cells(dict(zip(cells, plans, strict=True)), directory, mode, limits)
+    else:
+        _run_alone(plans[0], directory, mode, limits)
+
+
+def _run_alone(plan: "Plan", directory: Path, mode: "Mode", limits: Limits) -> None:
+    from cannonade.evaluation.report import write_report
+
+    name = plan.calls["defense"]
+    with running(directory, mode, limits) as run_one:
+        summary = run_one(name, plan, directory)
     page = write_report([directory], directory)
-    print_table(rows)
+    print_table([(name, summary)])
     console.print(f"run directory: {directory}\nreport: {page}", highlight=False, soft_wrap=True)
+
+
+def _run_cells(plans: "Mapping[Cell, Plan]", directory: Path, mode: "Mode", limits: Limits) -> None:
+    from cannonade.evaluation.grid_report import write_grid_report
+    from cannonade.evaluation.report import write_report
+    from cannonade.evaluation.run_grid import run_grid
+
+    def run_cell(name: str, plan: "Plan", path: Path, common: "Common") -> dict[str, Any]:
+        summary = run_one(name, plan, path, common)
+        if not (path / "report.html").is_file():
+            write_report([path], path)
+        return summary
+
+    with running(directory, mode, limits) as run_one:
+        summaries = run_grid(plans, directory, mode, run_cell)
+    page = write_grid_report(list(plans), directory)
+    print_table([(cell.text, summary) for cell, summary in summaries.items()], "cell")
+    files = f"run directories: {directory}\ntable: {page.with_name('cells.csv')}\nreport: {page}"
+    console.print(files, highlight=False, soft_wrap=True)

@@ -1,16 +1,17 @@
-"""A run on the terminal: its progress, and the table at its end."""
+"""Runs on the terminal: their progress, and the table at their end."""
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cannonade.cli.app import console
 
 if TYPE_CHECKING:
+    from cannonade.evaluation.common import Common
     from cannonade.evaluation.run import Mode, Plan
 
 
@@ -20,37 +21,72 @@ class Limits:
 
     Attributes:
         seconds: that this process may take.
-        gradients: that the run may take, those of earlier processes included.
+        gradients: that the run, or all runs of a grid, may take, those of earlier processes included.
     """
 
     seconds: float | None = None
     gradients: int | None = None
 
 
-def run_with_progress(
-    plan: "Plan", directory: Path, mode: "Mode" = "new", limits: Limits | None = None
-) -> tuple[str, dict[str, Any]]:
-    """Run a plan into a directory; returns the defense's call and the summary.
+class RunOne(Protocol):
+    """Runs one of a command's plans."""
+
+    def __call__(self, name: str, plan: "Plan", directory: Path, common: "Common | None" = None) -> dict[str, Any]:
+        """Run a plan into a directory under a progress bar; returns its summary."""
+
+
+@contextmanager
+def running(out: Path, mode: "Mode" = "new", limits: Limits | None = None) -> Iterator[RunOne]:
+    """Take the runs of one command, whose limits and interrupts are those of them all; yields what runs one of them.
+
+    Args:
+        out: the directory to resume them with.
+        mode: of each run.
+        limits: when to stop.
 
     Raises:
-        typer.Exit: with status 130 where the user interrupted the run, 3 where a limit did; it can go on later.
+        typer.Exit: with status 130 where the user interrupted a run, 3 where a limit did; it can go on later.
     """
-    import typer
-
+    began, spent = time.monotonic(), 0
     limits = limits or Limits()
-    began = time.monotonic()
+    with interruptible(lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)) as interrupted:
+
+        def stop(so_far: dict[str, Any]) -> bool:
+            late = limits.seconds is not None and time.monotonic() - began >= limits.seconds
+            over = limits.gradients is not None and spent + so_far["gradients"] >= limits.gradients
+            return late or over or interrupted()
+
+        def run_one(name: str, plan: "Plan", directory: Path, common: "Common | None" = None) -> dict[str, Any]:
+            nonlocal spent
+            summary = _run_with_progress(name, plan, directory, mode, stop, common)
+            if summary["images"] < len(plan.source):
+                _leave(summary["images"], len(plan.source), out, interrupted())
+            spent += summary["gradients"]
+            return summary
+
+        yield run_one
+
+
+def _run_with_progress(
+    name: str,
+    plan: "Plan",
+    directory: Path,
+    mode: "Mode",
+    stop: Callable[[dict[str, Any]], bool],
+    common: "Common | None",
+) -> dict[str, Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from cannonade.evaluation.run import run
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=None),
         TextColumn("{task.fields[images]}/{task.fields[total_images]}"),
         TextColumn("success {task.fields[success]}  left"),
         TimeRemainingColumn(),
     )
-    name, classifier = plan.calls["defense"], plan.defended.classifier
+    classifier = plan.defended.classifier
     with Progress(*columns, console=console, speed_estimate_period=120) as progress:
         task = progress.add_task(
             name, total=plan.expected_forwards(), images=0, total_images=len(plan.source), success="…"
@@ -66,24 +102,21 @@ def run_with_progress(
         def notice(text: str) -> None:
             progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-        with interruptible(notice) as interrupted:
-
-            def stop(so_far: dict[str, Any]) -> bool:
-                late = limits.seconds is not None and time.monotonic() - began >= limits.seconds
-                spent = limits.gradients is not None and so_far["gradients"] >= limits.gradients
-                return late or spent or interrupted()
-
-            summary = run(plan, directory, finished, mode=mode, stop=stop, notice=notice)
-            asked = interrupted()
-        hook.remove()
+        try:
+            summary = run(plan, directory, finished, mode=mode, stop=stop, notice=notice, common=common)
+        finally:
+            hook.remove()
         progress.update(task, completed=1, total=1)
-    if summary["images"] < len(plan.source):
-        why = "interrupted" if asked else "a limit was reached"
-        done = f"stopped after {summary['images']} of {len(plan.source)} images"
-        text = f"{why}: {done}; the same command with --out {directory} --resume goes on"
-        console.print(text, highlight=False, soft_wrap=True)
-        raise typer.Exit(130 if asked else 3)
-    return name, summary
+    return summary
+
+
+def _leave(images: int, total: int, out: Path, asked: bool) -> None:
+    import typer
+
+    why = "interrupted" if asked else "a limit was reached"
+    text = f"{why}: stopped after {images} of {total} images; the same command with --out {out} --resume goes on"
+    console.print(text, highlight=False, soft_wrap=True)
+    raise typer.Exit(130 if asked else 3)
 
 
 @contextmanager
@@ -105,12 +138,14 @@ def interruptible(notice: Callable[[str], None]) -> Iterator[Callable[[], bool]]
             signal.signal(number, handler)
 
 
-def print_table(rows: list[tuple[str, dict[str, Any]]]) -> None:
-    """Print the summaries of runs, and what in them calls for caution."""
+def print_table(rows: Iterable[tuple[str, dict[str, Any]]], what: str = "defense") -> None:
+    """Print the summaries of runs by the name of what they were of, and what in them calls for caution."""
+    from rich.markup import escape
     from rich.table import Table
 
+    rows = [(escape(name), summary) for name, summary in rows]
     table = Table(box=None, pad_edge=False)
-    table.add_column("defense", overflow="fold")
+    table.add_column(what, overflow="fold")
     for heading in ("attacked", "benign", "success [95 %]", "null", "seconds"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, summary in rows:

@@ -57,6 +57,7 @@ def evaluate_batch(
     targets: Tensor | None = None,
     ids: Tensor | None = None,
     chunk: Chunk = "auto",
+    benign: Votes | None = None,
     shared_draws: bool = False,
 ) -> Outcome:
     """Vote, attack, vote again (paper, section 6.1).
@@ -73,12 +74,14 @@ def evaluate_batch(
         targets: [N] int64 for a targeted attack, −1 for the images that have none; None where no image has one.
         ids: [N] int64, each image's index in its data set; 0 … N−1 by default.
         chunk: rows of one pass of a vote.
+        benign: the benign vote, where it was cast before.
         shared_draws: let the final vote see the draws of the benign one. For checks against closed forms only: an attack must
             never be judged so.
     """
     ids = torch.arange(len(images), device=images.device) if ids is None else ids
     goal = goal_for(labels, targets, defended.num_classes)
-    benign = majority_vote(defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids, chunk=chunk)
+    if benign is None:
+        benign = majority_vote(defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids, chunk=chunk)
     open_ = ~goal.reached(benign.labels)
     if targets is not None:
         open_ &= targets != labels

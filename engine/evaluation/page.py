@@ -2,12 +2,15 @@
 
 from base64 import b64encode
 from io import BytesIO
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def render(template: str, filters: dict[str, Any] | None = None, **values: Any) -> str:
@@ -28,4 +31,15 @@ def data_uri(image: Tensor) -> str:
     """An [3, H, W] uint8 image as a JPEG for the eye."""
     buffer = BytesIO()
     Image.fromarray(image.permute(1, 2, 0).numpy()).save(buffer, "JPEG", quality=90)
-    return "data:image/jpeg;base64," + b64encode(buffer.getvalue()).decode("ascii")
+    return _uri("image/jpeg", buffer)
+
+
+def figure_uri(figure: "Figure") -> str:
+    """A figure as lines that stay sharp at any size."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _uri("image/svg+xml", buffer)
+
+
+def _uri(kind: str, content: BytesIO) -> str:
+    return f"data:{kind};base64," + b64encode(content.getvalue()).decode("ascii")

@@ -11,6 +11,17 @@ from cannonade.evaluation.run_directory import RunDirectory
 AMPLIFICATION = 16
 
 
+def _percent(share: float | None) -> str:
+    return "—" if share is None else f"{100 * share:.1f} %"
+
+
+def _interval(bounds: Sequence[float] | None) -> str:
+    return "nothing was attacked" if bounds is None else f"{100 * bounds[0]:.1f} – {100 * bounds[1]:.1f} %"
+
+
+FILTERS = {"percent": _percent, "interval": _interval}
+
+
 @dataclass(frozen=True)
 class Picture:
     """One image of a run: what the attack saw and made.
@@ -57,20 +68,14 @@ def write_report(runs: Sequence[Path], out: Path) -> Path:
     """
     page = render(
         "report.html.jinja",
-        {"percent": _percent, "interval": _interval},
+        FILTERS,
         runs=[_read(path) for path in runs],
         amplification=AMPLIFICATION,
     )
-    RunDirectory(out).write_text("report.html", page)
+    directory = RunDirectory(out)
+    with directory.turn():
+        directory.write_text("report.html", page)
     return out / "report.html"
-
-
-def _percent(share: float | None) -> str:
-    return "—" if share is None else f"{100 * share:.1f} %"
-
-
-def _interval(bounds: Sequence[float] | None) -> str:
-    return "nothing was attacked" if bounds is None else f"{100 * bounds[0]:.1f} – {100 * bounds[1]:.1f} %"
 
 
 def _read(path: Path) -> Run:

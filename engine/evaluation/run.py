@@ -22,6 +22,7 @@ from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
+from cannonade.evaluation.common import Common
 from cannonade.evaluation.outcome import Outcome, evaluate_batch
 from cannonade.evaluation.page import eight_bit
 from cannonade.evaluation.recipe import attack_calls, expected_forwards, samples_of, with_chunk
@@ -94,6 +95,18 @@ class Plan:
         attack = expected_forwards(self.attack, self.defended)
         return round(len(self.source) * (self.votes + attacked * (2 * self.votes + attack)))
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What of the configuration one evaluation of the same images by the same model may differ from another in."""
+        return {
+            "defense": str(self.defended.defense),
+            "attack": str(with_chunk(self.attack, "auto")),
+            "calls": self.calls,
+            "votes": self.votes,
+            "target": self.target,
+            "seed": self.defended.seed,
+        }
+
     def configuration(self) -> dict[str, Any]:
         """The settings that decide the numbers, the content of weights and images included."""
         classifier = self.defended.classifier
@@ -103,12 +116,7 @@ class Plan:
             "data": self.data,
             "images": len(self.source),
             "data_sha256": _digest(self.source.content()),
-            "defense": str(self.defended.defense),
-            "attack": str(with_chunk(self.attack, "auto")),
-            "calls": self.calls,
-            "votes": self.votes,
-            "target": self.target,
-            "seed": self.defended.seed,
+            **self.settings,
             "batch": self.batch,
             "chunk": self.chunk,
             "device": self.device.type,
@@ -123,6 +131,7 @@ def run(
     mode: Mode = "new",
     stop: Callable[[dict[str, Any]], bool] = lambda summary: False,
     notice: Callable[[str], None] = lambda text: None,
+    common: Common | None = None,
 ) -> dict[str, Any]:
     """Evaluate a plan and write its run directory.
 
@@ -138,6 +147,7 @@ def run(
             sound stays and everything else is done again; "join" does the same beside other processes that also join.
         stop: asked before each batch, with the summary so far; true ends the run there, to be resumed.
         notice: told what of a resumed run was damaged.
+        common: what this run has in common with others of the same defended classifier and images, computed once for all.
 
     Returns:
         The content of `summary.json`, which is written once all is finished; until then "images" of it are fewer.
@@ -158,7 +168,7 @@ def run(
     def prepare(alone: bool) -> tuple[int, list[dict[str, Any]], float]:
         if mode == "new" or not directory.begun:
             directory.check_empty()
-            chunk = _begin(plan, directory, configuration)
+            chunk = _begin(plan, directory, configuration, common)
         else:
             chunk = _check_same(directory, configuration)
         if not alone:
@@ -174,7 +184,7 @@ def run(
                 summary = summary_of(records, seconds)
                 if stop(summary):
                     return summary
-                done, own = _do(plan, directory, number, batches[number], chunk)
+                done, own = _do(plan, directory, number, batches[number], chunk, common)
                 directory.finish_batch(done, own)
                 records, seconds = records + own, seconds + done.seconds
                 progress(len(records), summary_of(records, seconds))
@@ -183,12 +193,12 @@ def run(
 
 
 def _do(
-    plan: Plan, directory: RunDirectory, number: int, batch: list[Item], chunk: int
+    plan: Plan, directory: RunDirectory, number: int, batch: list[Item], chunk: int, common: Common | None
 ) -> tuple[Finished, list[dict[str, Any]]]:
     """Evaluate a batch and write its images; returns what is to be written of it at last."""
     started = time.monotonic()
     images = plan.source.load(batch, plan.defended.classifier.input_size).to(plan.device)
-    records, outcome = _evaluate(plan, batch, images, chunk)
+    records, outcome = _evaluate(plan, batch, images, chunk, common)
     tensors = {"ids": _ids(batch)[outcome.attacked.cpu()], "images": outcome.attack.images}
     checksums = directory.write_tensors("adversarial", number, tensors)
     if number * plan.batch < PICTURES:
@@ -197,12 +207,13 @@ def _do(
     return Finished(number, [item.id for item in batch], checksums, checksum_of(records), seconds), records
 
 
-def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any]) -> int:
+def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any], common: Common | None) -> int:
     """Measure what a run decides once, and write it down; returns the rows of one pass."""
     items = plan.source.items
     first = plan.source.load(items[:1], plan.defended.classifier.input_size).to(plan.device)
     rows = min(plan.batch, len(items)) * max(plan.votes, samples_of(plan.attack))
-    chunk = resolve_chunk(plan.chunk, plan.defended, first, rows)
+    measure = resolve_chunk if common is None else common.chunk
+    chunk = measure(plan.chunk, plan.defended, first, rows)
     header = {"format": FORMAT, "configuration": configuration, "config_hash": _hash(configuration)}
     directory.write_json("run.json", header | {"resolved_chunk": chunk, **_circumstances(plan)})
     return chunk
@@ -255,7 +266,9 @@ def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:
     }
 
 
-def _evaluate(plan: Plan, batch: list[Item], images: Tensor, chunk: int) -> tuple[list[dict[str, Any]], Outcome]:
+def _evaluate(
+    plan: Plan, batch: list[Item], images: Tensor, chunk: int, common: Common | None
+) -> tuple[list[dict[str, Any]], Outcome]:
     started = time.monotonic()
     labels = torch.tensor([item.label for item in batch], device=plan.device)
     ids = _ids(batch).to(plan.device)
@@ -271,6 +284,7 @@ def _evaluate(plan: Plan, batch: list[Item], images: Tensor, chunk: int) -> tupl
         targets=targets,
         ids=ids,
         chunk=chunk,
+        benign=None if common is None else common.benign_vote(plan.defended, images, plan.votes, ids, chunk),
     )
     seconds = round((time.monotonic() - started) / len(batch), 4)
     return [record | {"seconds": seconds} for record in _records(plan, batch, outcome, targets)], outcome

@@ -108,10 +108,17 @@ class RunDirectory:
                     _taken(presence, fcntl.LOCK_SH)
             yield prepared
 
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Let processes that share a run, once it is finished, replace the same file one after the other."""
+        with (self.path / "lock").open("a") as gate:
+            fcntl.flock(gate, fcntl.LOCK_EX)
+            yield
+
     def check_empty(self) -> None:
         """Raise InputError where something is here but what a run leaves that ended before it had begun."""
         for path in self.path.iterdir():
-            leftover = path.name in ("lock", "working", "run.json.partial")
+            leftover = path.name in ("lock", "working", "run.json.partial", "grid.json.partial")
             if not leftover and not (path.name in _FOLDERS and path.is_dir() and not any(path.iterdir())):
                 raise InputError(
                     f"out must be a new or empty directory, {self.path} holds another run: choose another --out, or --resume"
