@@ -147,6 +147,7 @@ class _Run:
             self._log = Log(self.out, self.trainer.done if self._restored else -1)
         if not self._restored and self.task.start.continued:
             self._write("epoch", {"epoch": 0, "step": 0, **self._validate()})
+            self._since = time.monotonic()
 
     def close(self) -> None:
         """Close the log."""
