@@ -20,4 +20,4 @@ def by_group(keys: Tensor, function: Callable[[int, Tensor], Tensor]) -> Tensor:
     out = torch.cat([function(int(key), rows) for key, rows in groups])
     if len(groups) == 1:
         return out
-    return out[torch.cat([rows for _, rows in groups]).argsort()]
+    return out.index_select(0, torch.cat([rows for _, rows in groups]).argsort())

@@ -12,9 +12,9 @@ from cannonade.cli.progress import Limits, print_table, running
 from cannonade.errors import InputError
 
 if TYPE_CHECKING:
-    from cannonade.evaluation.common import Common
     from cannonade.evaluation.grid import Cell
     from cannonade.evaluation.run import Mode, Plan
+    from cannonade.evaluation.shared_votes import SharedVotes
 
 
 @app.command()
@@ -104,8 +104,8 @@ def _run_cells(plans: "Mapping[Cell, Plan]", directory: Path, mode: "Mode", limi
     from cannonade.evaluation.report import write_report
     from cannonade.evaluation.run_grid import run_grid
 
-    def run_cell(name: str, plan: "Plan", path: Path, common: "Common") -> dict[str, Any]:
-        summary = run_one(name, plan, path, common)
+    def run_cell(name: str, plan: "Plan", path: Path, shared: "SharedVotes") -> dict[str, Any]:
+        summary = run_one(name, plan, path, shared)
         if not (path / "report.html").is_file():
             write_report([path], path)
         return summary

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cannonade.cli.app import console
 
 if TYPE_CHECKING:
-    from cannonade.evaluation.common import Common
     from cannonade.evaluation.run import Mode, Plan
+    from cannonade.evaluation.shared_votes import SharedVotes
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Limits:
 class RunOne(Protocol):
     """Runs one of a command's plans."""
 
-    def __call__(self, name: str, plan: "Plan", directory: Path, common: "Common | None" = None) -> dict[str, Any]:
+    def __call__(self, name: str, plan: "Plan", directory: Path, shared: "SharedVotes | None" = None) -> dict[str, Any]:
         """Run a plan into a directory under a progress bar; returns its summary."""
 
 
@@ -56,9 +56,9 @@ def running(out: Path, mode: "Mode" = "new", limits: Limits | None = None) -> It
             over = limits.gradients is not None and spent + so_far["gradients"] >= limits.gradients
             return late or over or interrupted()
 
-        def run_one(name: str, plan: "Plan", directory: Path, common: "Common | None" = None) -> dict[str, Any]:
+        def run_one(name: str, plan: "Plan", directory: Path, shared: "SharedVotes | None" = None) -> dict[str, Any]:
             nonlocal spent
-            summary = _run_with_progress(name, plan, directory, mode, stop, common)
+            summary = _run_with_progress(name, plan, directory, mode, stop, shared)
             if summary["images"] < len(plan.source):
                 _leave(summary["images"], len(plan.source), out, interrupted())
             spent += summary["gradients"]
@@ -73,7 +73,7 @@ def _run_with_progress(
     directory: Path,
     mode: "Mode",
     stop: Callable[[dict[str, Any]], bool],
-    common: "Common | None",
+    shared: "SharedVotes | None",
 ) -> dict[str, Any]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -103,7 +103,7 @@ def _run_with_progress(
             progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         try:
-            summary = run(plan, directory, finished, mode=mode, stop=stop, notice=notice, common=common)
+            summary = run(plan, directory, finished, mode=mode, stop=stop, notice=notice, shared=shared)
         finally:
             hook.remove()
         progress.update(task, completed=1, total=1)

@@ -33,8 +33,22 @@ def execute(images: Tensor, plan: Plan, checkpoint: bool) -> Tensor:
         return _Buffer(images, plan, keep=False).run()
     out = images.clone()
     for launch in plan.launches:
-        out[launch.index] = launch(out[launch.index])
+        _put(out, launch, launch(_take(out, launch)))
     return out
+
+
+def _take(images: Tensor, launch: Launch) -> Tensor:
+    """A copy of the rows that wait; on a CPU several times faster than by indexing."""
+    return images.index_select(0, launch.index)
+
+
+def _put(images: Tensor, launch: Launch, value: Tensor) -> None:
+    """Replace the rows that waited, each by one plain copy on a CPU."""
+    if not images.is_cpu:
+        images.index_copy_(0, launch.index, value)
+        return
+    for row, image in zip(launch.rows, value, strict=True):
+        images[row] = image
 
 
 class _Program(torch.autograd.Function):
@@ -45,9 +59,9 @@ class _Program(torch.autograd.Function):
         out = images.clone()
         ctx.tape = []
         for launch in plan.launches:
-            link = _Link(launch, out[launch.index], checkpoint)
+            link = _Link(launch, _take(out, launch), checkpoint)
             ctx.tape.append(link)
-            out[launch.index] = link.value()
+            _put(out, launch, link.value())
         return out
 
     @staticmethod
@@ -55,7 +69,7 @@ class _Program(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         gradient = grads[0].clone(memory_format=torch.contiguous_format)
         for link in reversed(ctx.tape):
-            gradient[link.launch.index] = link.pull(gradient[link.launch.index])
+            _put(gradient, link.launch, link.pull(_take(gradient, link.launch)))
         return gradient, None, None
 
 

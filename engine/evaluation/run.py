@@ -22,11 +22,11 @@ from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
-from cannonade.evaluation.common import Common
 from cannonade.evaluation.outcome import Outcome, evaluate_batch
 from cannonade.evaluation.page import eight_bit
 from cannonade.evaluation.recipe import attack_calls, expected_forwards, samples_of, with_chunk
 from cannonade.evaluation.run_directory import Finished, RunDirectory, checksum_of
+from cannonade.evaluation.shared_votes import SharedVotes
 from cannonade.evaluation.statistics import rate, wilson_interval
 from cannonade.spec import call_text
 
@@ -131,7 +131,7 @@ def run(
     mode: Mode = "new",
     stop: Callable[[dict[str, Any]], bool] = lambda summary: False,
     notice: Callable[[str], None] = lambda text: None,
-    common: Common | None = None,
+    shared: SharedVotes | None = None,
 ) -> dict[str, Any]:
     """Evaluate a plan and write its run directory.
 
@@ -147,7 +147,7 @@ def run(
             sound stays and everything else is done again; "join" does the same beside other processes that also join.
         stop: asked before each batch, with the summary so far; true ends the run there, to be resumed.
         notice: told what of a resumed run was damaged.
-        common: what this run has in common with others of the same defended classifier and images, computed once for all.
+        shared: what this run shares with others of the same defended classifier and images, computed once for all.
 
     Returns:
         The content of `summary.json`, which is written once all is finished; until then "images" of it are fewer.
@@ -168,7 +168,7 @@ def run(
     def prepare(alone: bool) -> tuple[int, list[dict[str, Any]], float]:
         if mode == "new" or not directory.begun:
             directory.check_empty()
-            chunk = _begin(plan, directory, configuration, common)
+            chunk = _begin(plan, directory, configuration, shared)
         else:
             chunk = _check_same(directory, configuration)
         if not alone:
@@ -184,7 +184,7 @@ def run(
                 summary = summary_of(records, seconds)
                 if stop(summary):
                     return summary
-                done, own = _do(plan, directory, number, batches[number], chunk, common)
+                done, own = _do(plan, directory, number, batches[number], chunk, shared)
                 directory.finish_batch(done, own)
                 records, seconds = records + own, seconds + done.seconds
                 progress(len(records), summary_of(records, seconds))
@@ -193,12 +193,12 @@ def run(
 
 
 def _do(
-    plan: Plan, directory: RunDirectory, number: int, batch: list[Item], chunk: int, common: Common | None
+    plan: Plan, directory: RunDirectory, number: int, batch: list[Item], chunk: int, shared: SharedVotes | None
 ) -> tuple[Finished, list[dict[str, Any]]]:
     """Evaluate a batch and write its images; returns what is to be written of it at last."""
     started = time.monotonic()
     images = plan.source.load(batch, plan.defended.classifier.input_size).to(plan.device)
-    records, outcome = _evaluate(plan, batch, images, chunk, common)
+    records, outcome = _evaluate(plan, batch, images, chunk, shared)
     tensors = {"ids": _ids(batch)[outcome.attacked.cpu()], "images": outcome.attack.images}
     checksums = directory.write_tensors("adversarial", number, tensors)
     if number * plan.batch < PICTURES:
@@ -207,12 +207,12 @@ def _do(
     return Finished(number, [item.id for item in batch], checksums, checksum_of(records), seconds), records
 
 
-def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any], common: Common | None) -> int:
+def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any], shared: SharedVotes | None) -> int:
     """Measure what a run decides once, and write it down; returns the rows of one pass."""
     items = plan.source.items
     first = plan.source.load(items[:1], plan.defended.classifier.input_size).to(plan.device)
     rows = min(plan.batch, len(items)) * max(plan.votes, samples_of(plan.attack))
-    measure = resolve_chunk if common is None else common.chunk
+    measure = resolve_chunk if shared is None else shared.chunk
     chunk = measure(plan.chunk, plan.defended, first, rows)
     header = {"format": FORMAT, "configuration": configuration, "config_hash": _hash(configuration)}
     directory.write_json("run.json", header | {"resolved_chunk": chunk, **_circumstances(plan)})
@@ -267,7 +267,7 @@ def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:
 
 
 def _evaluate(
-    plan: Plan, batch: list[Item], images: Tensor, chunk: int, common: Common | None
+    plan: Plan, batch: list[Item], images: Tensor, chunk: int, shared: SharedVotes | None
 ) -> tuple[list[dict[str, Any]], Outcome]:
     started = time.monotonic()
     labels = torch.tensor([item.label for item in batch], device=plan.device)
@@ -284,7 +284,7 @@ def _evaluate(
         targets=targets,
         ids=ids,
         chunk=chunk,
-        benign=None if common is None else common.benign_vote(plan.defended, images, plan.votes, ids, chunk),
+        benign=None if shared is None else shared.benign_vote(plan.defended, images, plan.votes, ids, chunk),
     )
     seconds = round((time.monotonic() - started) / len(batch), 4)
     return [record | {"seconds": seconds} for record in _records(plan, batch, outcome, targets)], outcome

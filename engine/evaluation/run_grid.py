@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from cannonade.errors import InputError
-from cannonade.evaluation.common import Common
 from cannonade.evaluation.grid import Cell
 from cannonade.evaluation.run import Mode, Plan, run
 from cannonade.evaluation.run_directory import RunDirectory
+from cannonade.evaluation.shared_votes import SharedVotes
 
-RunCell = Callable[[str, Plan, Path, Common], dict[str, Any]]
+RunCell = Callable[[str, Plan, Path, SharedVotes], dict[str, Any]]
 
 
-def _in_silence(name: str, plan: Plan, directory: Path, common: Common) -> dict[str, Any]:
-    return run(plan, directory, mode="resume", common=common)
+def _in_silence(name: str, plan: Plan, directory: Path, shared: SharedVotes) -> dict[str, Any]:
+    return run(plan, directory, mode="resume", shared=shared)
 
 
 def run_grid(
@@ -51,9 +51,9 @@ def run_grid(
     summaries = {}
     with directory.writing(mode == "join", prepare):
         for alike in by_vote.values():
-            common = Common()
+            shared = SharedVotes()
             for cell in alike:
-                summaries[cell] = run_cell(cell.text, cells[cell], out / cell.name, common)
+                summaries[cell] = run_cell(cell.text, cells[cell], out / cell.name, shared)
     return {cell: summaries[cell] for cell in cells}
 
 

@@ -112,12 +112,12 @@ class AdaptiveHistogramEqualisation(Transform):
         names = ("rows", "columns", "clip_limit")
 
         def of_channels(rows: Tensor) -> Tensor:
-            planes = images[rows].flatten(0, 1)
+            planes = images.index_select(0, rows).flatten(0, 1)
             value, slope = _equalised(planes, *(params[name][rows].flatten() for name in names))
             return straight_through(value, planes * slope).view(-1, *images.shape[1:])
 
         def of_value(rows: Tensor) -> Tensor:
-            chosen = images[rows]
+            chosen = images.index_select(0, rows)
             return replace_value(chosen, *_equalised(chosen.amax(1), *(params[name][rows, 0] for name in names)))
 
         return by_group(params["per_channel"].long(), lambda key, rows: of_channels(rows) if key else of_value(rows))

@@ -121,8 +121,10 @@ class NoiseInjection(Transform):
 
         def noisy(is_poisson: int, rows: Tensor) -> Tensor:
             if is_poisson:
-                return clip(self._poisson(images[rows], Stream(stream[rows]), params["per_channel"][rows]))
-            return add_noise(images[rows], stream[rows], kind[rows], salt[rows], settings)
+                return clip(
+                    self._poisson(images.index_select(0, rows), Stream(stream[rows]), params["per_channel"][rows])
+                )
+            return add_noise(images.index_select(0, rows), stream[rows], kind[rows], salt[rows], settings)
 
         return by_group((mode == _POISSON).long(), noisy)
 

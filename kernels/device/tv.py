@@ -218,7 +218,7 @@ def _update(p_ptr: tl.tensor, gradient: tl.tensor, tau: tl.tensor, shrunk: tl.te
 @jit
 def _tau(alone: tl.tensor, DEEP: tl.constexpr) -> Any:
     """One over twice the number of axes, float32."""
-    return tl.where(alone, 0.25, 1 / 6) if DEEP else tl.where(alone, 0.25, 0.25)
+    return tl.where(alone, 0.25, 1 / 6) if DEEP else tl.full((), 0.25, tl.float32)
 
 
 @jit

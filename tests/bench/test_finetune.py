@@ -3,7 +3,6 @@
 import json
 from importlib.util import find_spec
 
-import numpy as np
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
@@ -21,17 +20,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:.*dlpack.*"),
 ]
 FEED = Feed(size=(48, 48), batch=3)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    y, x = np.mgrid[0:60, 0:60] / 60
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        for number in range(3):
-            picture = (255 * np.stack((x, y, np.sin(9 * x * (number + 1)) ** 2), axis=2)).astype(np.uint8)
-            Image.fromarray(picture).save(tmp_path / name / f"{number}.jpg")
-    return tmp_path
 
 
 def test_command(folder, tmp_path):

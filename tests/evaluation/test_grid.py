@@ -153,13 +153,13 @@ def test_killed_and_resumed_it_runs_only_what_is_missing(plans, tmp_path):
     axes, out = ("attack.steps=1,3", "eot=1,2"), tmp_path / "grid"
     began = []
 
-    def dying(name, plan, directory, common):
+    def dying(name, plan, directory, shared):
         began.append(name)
         if len(began) == 3:
             asked = iter((False, True))
-            run(plan, directory, mode="resume", common=common, stop=lambda _: next(asked))
+            run(plan, directory, mode="resume", shared=shared, stop=lambda _: next(asked))
             raise Killed
-        return run(plan, directory, mode="resume", common=common)
+        return run(plan, directory, mode="resume", shared=shared)
 
     with pytest.raises(Killed):
         run_grid(plans(*axes), out, run_cell=dying)
@@ -167,8 +167,8 @@ def test_killed_and_resumed_it_runs_only_what_is_missing(plans, tmp_path):
         run_grid(plans(*axes), out)
     batches = []
 
-    def counting(name, plan, directory, common):
-        return run(plan, directory, lambda *_: batches.append(name), mode="resume", common=common)
+    def counting(name, plan, directory, shared):
+        return run(plan, directory, lambda *_: batches.append(name), mode="resume", shared=shared)
 
     summaries = run_grid(plans(*axes), out, "resume", counting)
     assert batches == ["attack.steps=3, eot=1"] * 2 + ["attack.steps=3, eot=2"] * 3  # of three batches each

@@ -10,7 +10,7 @@ from cannonade.voting import Votes, majority_vote
 _NO_LIMIT = 1 << 62
 
 
-class Common:
+class SharedVotes:
     """The rows of one pass and the benign votes of a (model, data, defense, seed, number of votes).
 
     A benign vote has the bits that each run would have found for itself, because its draws are a function of seed and image.
