@@ -159,7 +159,7 @@ def run(
     batches = [items[start : start + plan.batch] for start in range(0, len(items), plan.batch)]
     ids = [[item.id for item in batch] for batch in batches]
     configuration = json.loads(json.dumps(plan.configuration()))
-    directory, shared = RunDirectory(out), mode == "join"
+    directory, joined = RunDirectory(out), mode == "join"
 
     def summary_of(records: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         named = {"seed": plan.defended.seed, "config_hash": _hash(configuration)}
@@ -178,9 +178,9 @@ def run(
             notice(f"damaged, and done again: {text}")
         return chunk, records, sum(batch.seconds for batch in sound.values())
 
-    with directory.writing(shared, prepare) as (chunk, records, seconds):
+    with directory.writing(joined, prepare) as (chunk, records, seconds):
         while True:
-            for number in directory.unfinished(len(batches), shared):
+            for number in directory.unfinished(len(batches), joined):
                 summary = summary_of(records, seconds)
                 if stop(summary):
                     return summary
