@@ -1,7 +1,9 @@
 """How many rows fit the memory at once: a measured probe, and retreat when it was too hopeful."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -17,6 +19,7 @@ Result = TypeVar("Result")
 
 # On a CPU larger passes than this bring no speed.
 _CPU_BYTES = 2 << 30
+_NOTES: ContextVar[list[int] | None] = ContextVar("retreats", default=None)
 _SHARE = 0.6  # of the free memory: activations are most of what a pass needs, not all
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 
@@ -35,11 +38,17 @@ def resolve_chunk(chunk: Chunk, defended: DefendedClassifier, images: Tensor, ro
     bound = _SHARE * _free_bytes(images.device)
     if images.device.type == "cpu":
         bound = min(bound, _CPU_BYTES)
-    return max(1, min(rows, int(bound // max(1, _bytes_per_row(defended, images[:1])))))
+    return max(1, min(rows, int(bound // max(1, bytes_per_row(defended, images)))))
 
 
-def _bytes_per_row(defended: DefendedClassifier, image: Tensor) -> int:
-    """Bytes that one row's forward keeps for its backward, and as much again for what comes and goes."""
+def bytes_per_row(defended: DefendedClassifier, images: Tensor) -> int:
+    """Bytes that one row's forward keeps for its backward, and as much again for what comes and goes.
+
+    Args:
+        defended: what will run.
+        images: [N, 3, H, W], N ≥ 1; the first is looked at.
+    """
+    image = images[:1]
     kept: dict[int, int] = {}
 
     def note(tensor: Tensor) -> Tensor:
@@ -86,6 +95,19 @@ def with_retreat(work: Callable[[int], Result], chunk: int) -> tuple[Result, int
         gc.collect()
         torch.cuda.empty_cache()
         chunk //= 2
+        if (notes := _NOTES.get()) is not None:
+            notes.append(chunk)
+
+
+@contextmanager
+def noting_retreats() -> Iterator[list[int]]:
+    """Yields a list that every retreat within the context adds its new chunk to."""
+    notes: list[int] = []
+    token = _NOTES.set(notes)
+    try:
+        yield notes
+    finally:
+        _NOTES.reset(token)
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

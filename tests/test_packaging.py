@@ -18,7 +18,14 @@ FOLDERS = {"engine": "cannonade", "kernels": "cannonade/kernels", "bench": "cann
 LAYERS = [
     {"cannonade.errors", "cannonade.files"},
     {"cannonade.kernels"},
-    {"cannonade.draws", "cannonade.checks", "cannonade.spec", "cannonade.proportions", "cannonade.stopping"},
+    {
+        "cannonade.draws",
+        "cannonade.checks",
+        "cannonade.spec",
+        "cannonade.proportions",
+        "cannonade.stopping",
+        "cannonade.stopwatch",
+    },
     {"cannonade.transforms", "cannonade.classifier", "cannonade.models", "cannonade.data"},
     {"cannonade.defenses", "cannonade.defended"},
     {"cannonade.chunking", "cannonade.polling"},

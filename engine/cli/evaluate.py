@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cannonade.cli.app import app, console, new_directory
-from cannonade.cli.progress import Limits, print_table, running
+from cannonade.cli.progress import Limits, print_table, running, say_estimate
 from cannonade.errors import InputError
 
 if TYPE_CHECKING:
     from cannonade.evaluation.grid import Cell
-    from cannonade.evaluation.run import Mode, Plan
+    from cannonade.evaluation.plan import Plan
+    from cannonade.evaluation.run import Mode
     from cannonade.evaluation.shared_votes import SharedVotes
 
 
@@ -32,6 +33,8 @@ def evaluate(
     eot: Annotated[int, typer.Option(help="m, draws averaged at each step.")] = 1,
     average: Annotated[str, typer.Option(help="What EOT averages: loss, logits or probs.")] = "loss",
     votes: Annotated[int, typer.Option(help="n, predictions of a majority vote.")] = 500,
+    stop: Annotated[str, typer.Option(help="End votes early: none, exact or sequential.")] = "none",
+    alpha: Annotated[float, typer.Option(help="Of the sequential rule: chance of another label than all n.")] = 1e-3,
     target: Annotated[
         str | None, typer.Option(help="Targeted at this class, or least_likely or random; untargeted without.")
     ] = None,
@@ -52,6 +55,9 @@ def evaluate(
     join: Annotated[
         bool, typer.Option(help="Share the run in --out with other processes that join it; torchrun's always do.")
     ] = False,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: the I-th of N parts of the batches; cannonade merge puts them together.")
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Stop after the batch in which they are over.")] = None,
     max_gradients: Annotated[int | None, typer.Option(help="Stop after the batch in which the run reaches it.")] = None,
 ) -> None:
@@ -59,7 +65,8 @@ def evaluate(
 
     Interrupted once (Ctrl-C), it finishes its batch and ends with status 130, at a limit with status 3; --resume goes on, after
     a kill too, with the same numbers as if nothing had happened. Several processes share a run with --join, or under torchrun:
-    each takes the next batch that nobody has, and those of a process that dies. Status 2 is bad input.
+    each takes the next batch that nobody has, and those of a process that dies. Machines that share no directory each do a
+    --shard into one of their own. Status 2 is bad input.
 
     With --grid, several times for several axes, every combination is a run below --out; a finished one is not run again, and
     benign votes are cast once for all that share them.
@@ -78,41 +85,61 @@ def evaluate(
     cells = expand([parse_axis(text) for text in grid or ()], base)
     plans = assemble(
         [cell.settings for cell in cells], model=model, weights=weights, data=data, limit=limit, batch=batch, chunk=chunk,
-        device=device, restrict=restrict, precision=precision,
+        device=device, restrict=restrict, precision=precision, stop=stop, alpha=alpha,
     )  # fmt: skip
     mode: Mode = "join" if join else "resume" if resume else "new"
     directory, limits = out or new_directory(), Limits(max_seconds, max_gradients)
+    part = _parse_shard(shard)
     if grid:
-        _run_cells(dict(zip(cells, plans, strict=True)), directory, mode, limits)
+        _run_cells(dict(zip(cells, plans, strict=True)), directory, mode, limits, part)
     else:
-        _run_alone(plans[0], directory, mode, limits)
+        _run_alone(plans[0], directory, mode, limits, part)
 
 
-def _run_alone(plan: "Plan", directory: Path, mode: "Mode", limits: Limits) -> None:
+def _parse_shard(text: str | None) -> tuple[int, int]:
+    """(number from 0, of how many) from `2/5`."""
+    if text is None:
+        return 0, 1
+    number, slash, count = text.partition("/")
+    if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise InputError(f"shard must be I/N with 1 ≤ I ≤ N, such as 2/5, got {text!r}")
+    return int(number) - 1, int(count)
+
+
+def _run_alone(plan: "Plan", directory: Path, mode: "Mode", limits: Limits, shard: tuple[int, int]) -> None:
     from cannonade.evaluation.report import write_report
 
     name = plan.calls["defense"]
-    with running(directory, mode, limits) as run_one:
+    say_estimate([(plan, directory)])
+    with running(directory, mode, limits, shard) as run_one:
         summary = run_one(name, plan, directory)
-    page = write_report([directory], directory)
     print_table([(name, summary)])
-    console.print(f"run directory: {directory}\nreport: {page}", highlight=False, soft_wrap=True)
+    console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
+    if shard[1] == 1:
+        page = write_report([directory], directory)
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _run_cells(plans: "Mapping[Cell, Plan]", directory: Path, mode: "Mode", limits: Limits) -> None:
+def _run_cells(
+    plans: "Mapping[Cell, Plan]", directory: Path, mode: "Mode", limits: Limits, shard: tuple[int, int]
+) -> None:
     from cannonade.evaluation.grid_report import write_grid_report
     from cannonade.evaluation.report import write_report
     from cannonade.evaluation.run_grid import run_grid
 
     def run_cell(name: str, plan: "Plan", path: Path, shared: "SharedVotes") -> dict[str, Any]:
         summary = run_one(name, plan, path, shared)
-        if not (path / "report.html").is_file():
+        if shard[1] == 1:
             write_report([path], path)
         return summary
 
-    with running(directory, mode, limits) as run_one:
+    say_estimate((plan, directory / cell.name) for cell, plan in plans.items())
+    with running(directory, mode, limits, shard) as run_one:
         summaries = run_grid(plans, directory, mode, run_cell)
-    page = write_grid_report(list(plans), directory)
     print_table([(cell.text, summary) for cell, summary in summaries.items()], "cell")
+    if shard[1] > 1:
+        console.print(f"run directories: {directory}", highlight=False, soft_wrap=True)
+        return
+    page = write_grid_report(list(plans), directory)
     files = f"run directories: {directory}\ntable: {page.with_name('cells.csv')}\nreport: {page}"
     console.print(files, highlight=False, soft_wrap=True)

@@ -1,7 +1,9 @@
 """Where images come from: photos, folders, zips, arrays, data sets; every image with its stable index."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -93,11 +95,14 @@ class Source:
                     f"labels must be in 0 … {num_classes - 1}, the classes of this model, got {item.label} for {item.name}"
                 )
 
-    def content(self) -> Iterator[bytes]:
-        """The ids, labels and pixels or file contents, for a checksum."""
+    @cached_property
+    def checksum(self) -> str:
+        """SHA-256 of the ids, labels and pixels or file contents; taken once."""
+        digest = sha256()
         for item in self.items:
-            yield f"{item.id} {item.label} ".encode()
-            yield self.reader.content(item.id, item.name)
+            digest.update(f"{item.id} {item.label} ".encode())
+            digest.update(self.reader.content(item.id, item.name))
+        return digest.hexdigest()
 
     def pixels(self, item: Item) -> Tensor:
         """One image as it is: [3, H, W] float32 in [0, 1]."""

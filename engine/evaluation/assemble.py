@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -14,10 +15,11 @@ from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_defense
 from cannonade.errors import InputError
 from cannonade.evaluation.grid import Settings
+from cannonade.evaluation.plan import Plan
 from cannonade.evaluation.recipe import with_gradient
-from cannonade.evaluation.run import Plan
 from cannonade.evaluation.subject import open_subject, parse_chunk
 from cannonade.spec import build
+from cannonade.voting import Stop
 
 _PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -34,6 +36,8 @@ def assemble(
     device: str = "auto",
     precision: str = "float32",
     restrict: bool = False,
+    stop: str = "none",
+    alpha: float = 1e-3,
 ) -> list[Plan]:
     """Build the parts of evaluations of one model on the same images from their names.
 
@@ -41,7 +45,7 @@ def assemble(
 
     Args:
         evaluations: at least one.
-        model, data, weights, limit, batch, chunk, device, precision, restrict: as on the command line.
+        model, data, weights, limit, batch, chunk, device, precision, restrict, stop, alpha: as on the command line.
 
     Raises:
         InputError: a name, an argument, a file or a device that cannot be used.
@@ -65,6 +69,8 @@ def assemble(
             source=subject.source,
             attack=attack,
             votes=each.votes,
+            stop=None if stop == "none" else cast(Stop, stop),
+            alpha=alpha,
             target=target,
             batch=batch,
             chunk=rows,

@@ -1,6 +1,7 @@
 """One batch, evaluated: who was right, who was attacked, and who was fooled by vote."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -8,10 +9,11 @@ from torch import Tensor
 from cannonade.attacks.attack import Attack, AttackResult
 from cannonade.attacks.goals import Goal, goal_for
 from cannonade.attacks.norms import NORMS
-from cannonade.chunking import Chunk
+from cannonade.chunking import Chunk, resolve_chunk, with_retreat
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Phase
-from cannonade.voting import Votes, majority_vote
+from cannonade.stopwatch import Stopwatch
+from cannonade.voting import Stop, Votes, majority_vote
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class Outcome:
     """What became of a batch of N images, of which M were attacked.
 
     Attributes:
+        undefended: [N] int64, the classifier's labels for the N clean images without its defense.
         benign: votes on the N clean images.
         attacked: [M] int64, the rows that did not satisfy the goal before the attack.
         goal: of the M attacked images.
@@ -28,6 +31,7 @@ class Outcome:
         distance: [M] float64, size of the perturbations in the attack's norm.
     """
 
+    undefended: Tensor
     benign: Votes
     attacked: Tensor
     goal: Goal
@@ -54,11 +58,14 @@ def evaluate_batch(
     attack: Attack,
     *,
     votes: int,
+    stop: Stop | None = None,
+    alpha: float = 1e-3,
     targets: Tensor | None = None,
     ids: Tensor | None = None,
     chunk: Chunk = "auto",
     benign: Votes | None = None,
     shared_draws: bool = False,
+    watch: Stopwatch | None = None,
 ) -> Outcome:
     """Vote, attack, vote again (paper, section 6.1).
 
@@ -71,25 +78,46 @@ def evaluate_batch(
         labels: [N] int64, the true labels.
         attack: the attack, with the way it estimates gradients.
         votes: n, predictions of a majority vote.
+        stop, alpha: when a vote ends earlier, as in `majority_vote`.
         targets: [N] int64 for a targeted attack, −1 for the images that have none; None where no image has one.
         ids: [N] int64, each image's index in its data set; 0 … N−1 by default.
         chunk: rows of one pass of a vote.
         benign: the benign vote, where it was cast before.
         shared_draws: let the final vote see the draws of the benign one. For checks against closed forms only: an attack must
             never be judged so.
+        watch: counts the seconds of "benign vote", "attack", "final vote" and "null vote".
     """
+    watch = watch or Stopwatch(images.device)
     ids = torch.arange(len(images), device=images.device) if ids is None else ids
     goal = goal_for(labels, targets, defended.num_classes)
-    if benign is None:
-        benign = majority_vote(defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids, chunk=chunk)
-    open_ = ~goal.reached(benign.labels)
-    if targets is not None:
-        open_ &= targets != labels
-    attacked = open_.nonzero()[:, 0]
-    goal = goal[attacked]
-    result = attack(defended, images[attacked], goal, ids=ids[attacked])
-    judged = Phase.BENIGN_VOTE if shared_draws else Phase.FINAL_VOTE
-    final = majority_vote(defended, result.images, votes, phase=judged, ids=ids[attacked], chunk=chunk)
-    null = majority_vote(defended, images[attacked], votes, phase=Phase.NULL_VOTE, ids=ids[attacked], chunk=chunk)
+    cast = partial(majority_vote, defended, n=votes, stop=stop, alpha=alpha, chunk=chunk)
+    with watch.part("benign vote"):
+        undefended = _undefended(defended, images, chunk)
+        if benign is None:
+            benign = cast(images, phase=Phase.BENIGN_VOTE, ids=ids)
+        open_ = ~goal.reached(benign.labels)
+        if targets is not None:
+            open_ &= targets != labels
+        attacked = open_.nonzero()[:, 0]
+        goal = goal[attacked]
+    with watch.part("attack"):
+        result = attack(defended, images[attacked], goal, ids=ids[attacked])
+    with watch.part("final vote"):
+        judged = Phase.BENIGN_VOTE if shared_draws else Phase.FINAL_VOTE
+        final = cast(result.images, phase=judged, ids=ids[attacked])
+    with watch.part("null vote"):
+        null = cast(images[attacked], phase=Phase.NULL_VOTE, ids=ids[attacked])
     distance = NORMS[attack.norm].distance(result.images.double() - images[attacked].double())
-    return Outcome(benign, attacked, goal, result, final, null, distance)
+    return Outcome(undefended, benign, attacked, goal, result, final, null, distance)
+
+
+@torch.no_grad()
+def _undefended(defended: DefendedClassifier, images: Tensor, chunk: Chunk) -> Tensor:
+    """[N] int64, the classifier's own labels."""
+    if not len(images):
+        return torch.zeros(0, dtype=torch.int64, device=images.device)
+
+    def label(rows: int) -> Tensor:
+        return torch.cat([defended.classifier(part).argmax(1) for part in images.split(rows)])
+
+    return with_retreat(label, resolve_chunk(chunk, defended, images, len(images)))[0]

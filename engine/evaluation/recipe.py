@@ -52,6 +52,12 @@ def samples_of(attack: Attack) -> int:
     return int(getattr(part.gradient if _has(attack, "gradient") else part, "samples", 1))
 
 
+def expected_gradients(attack: Attack) -> int:
+    """About how many gradients an image will cost."""
+    part: Any = attack
+    return int(part.restarts * part.steps * samples_of(attack)) if _has(attack, "gradient") else 0
+
+
 def expected_forwards(attack: Attack, defended: DefendedClassifier) -> int:
     """About how many forward passes an image will cost."""
     if isinstance(attack, AutoPGD):

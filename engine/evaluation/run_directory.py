@@ -3,7 +3,9 @@
 import fcntl
 import hashlib
 import json
+import os
 import shutil
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from cannonade.errors import InputError
 from cannonade.files import append_lines, replace_file
 
 _FOLDERS = ("adversarial", "pictures")
+_OF_THE_WHOLE = ("summary.json", "report.html")
 _PATIENCE = 0.2  # seconds between looks at batches that other processes have claimed
 
 Prepared = TypeVar("Prepared")
@@ -32,19 +35,43 @@ class Finished:
         ids: of its images.
         checksums: SHA-256 of its files, by their names in the directory.
         records: SHA-256 of its lines in `images.jsonl`.
+        chunk: rows of its smallest passes, fewer than the run's where memory ran out.
         seconds: that it took.
+        split: the same by part.
     """
 
     number: int
     ids: list[int]
     checksums: dict[str, str]
     records: str
+    chunk: int
     seconds: float
+    split: dict[str, float]
+
+
+Summary = Callable[[list[dict[str, Any]], list[Finished]], dict[str, Any]]
 
 
 def checksum_of(records: Iterable[Mapping[str, Any]]) -> str:
     """SHA-256 of records as lines of JSON, which does not change when they are read and written again."""
     return hashlib.sha256("\n".join(json.dumps(record) for record in records).encode()).hexdigest()
+
+
+def _objects(lines: bytes) -> Iterator[dict[str, Any]]:
+    """The objects of a file with one on each line; a line cut short or overwritten is passed over."""
+    for line in lines.splitlines():
+        try:
+            content = json.loads(line)
+        except (UnicodeDecodeError, json.JSONDecodeError):
+            continue
+        if isinstance(content, dict):
+            yield content
+
+
+def _own_number() -> int:
+    """Of this process: processes of one machine differ, those of several most likely do."""
+    name = f"{socket.gethostname()} {os.getpid()}"
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
 
 def _taken(file: IO[str], kind: int) -> bool:
@@ -63,12 +90,17 @@ class RunDirectory:
 
     Args:
         path: the directory; see `writing`.
+
+    Attributes:
+        chunks: rows of the smallest passes of batches that `recover` found to be done again, where they are known.
     """
 
     _gate: IO[str]
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.chunks: dict[int, int] = {}
+        self._forget()
 
     @property
     def begun(self) -> bool:
@@ -124,17 +156,26 @@ class RunDirectory:
                     f"out must be a new or empty directory, {self.path} holds another run: choose another --out, or --resume"
                 )
 
-    def unfinished(self, count: int, shared: bool) -> Iterator[int]:
-        """The batches to do, by number, until all `count` are finished; one is this process's own until the next is asked for.
+    def unfinished(self, numbers: Sequence[int], shared: bool) -> Iterator[int]:
+        """The batches to do, until all are finished; one is this process's own until the next is asked for.
 
         Beside other processes a batch is claimed by a lock on a file of its own: that of a process that dies is taken over.
+        Each begins at a place of its own, so that a thousand do not all ask for the same ones.
+
+        Args:
+            numbers: of the batches.
+            shared: whether other processes write here too.
         """
-        while todo := [number for number in range(count) if number not in self._finished()]:
+        first = _own_number() % max(1, len(numbers)) if shared else 0
+        order = [*numbers[first:], *numbers[:first]]
+        while order := [number for number in order if number not in self._finished()]:
             idle = True
-            for number in todo:
+            for number in order:
                 if not shared:
                     yield number
                     idle = False
+                    continue
+                if number in self._finished():
                     continue
                 with self._claim(number) as own:
                     if own and number not in self._finished():
@@ -158,29 +199,40 @@ class RunDirectory:
         replace_file(target, content)
         return {str(target.relative_to(self.path)): hashlib.sha256(content).hexdigest()}
 
+    def take_file(self, other: "RunDirectory", name: str) -> None:
+        """Copy a file of another run's batch, in one step."""
+        target = self.path / name
+        target.parent.mkdir(exist_ok=True)
+        replace_file(target, (other.path / name).read_bytes())
+
     def finish_batch(self, finished: Finished, records: Iterable[Mapping[str, Any]]) -> None:
         """Add a batch's images to `images.jsonl`, one line each, then its own line; both are on the disk afterwards."""
         with self._alone():
             append_lines(self.path / "images.jsonl", records)
             append_lines(self.path / "batches.jsonl", [vars(finished)])
 
-    def finish(self, batches: Sequence[Sequence[int]], summary: Callable[[list[dict[str, Any]], float], Any]) -> bool:
-        """Check everything once more and write `summary.json`; false where something was damaged and is to be done again.
+    def finish(self, batches: Sequence[Sequence[int]], summary: Summary) -> bool:
+        """Check everything once more and write `summary.json`, unless another process has done it.
 
         Args:
             batches: the ids of each batch's images, in the run's order.
-            summary: makes the summary of the records and the seconds that their batches took.
+            summary: makes the summary of the records and the finished batches.
+
+        Returns:
+            False where something was damaged and is to be done again.
         """
         with self._alone():
+            if (self.path / "summary.json").is_file():
+                return True
             sound, records, _ = self.recover(batches)
             if len(sound) < len(batches):
                 return False
-            self.write_json("summary.json", summary(records, sum(batch.seconds for batch in sound.values())))
+            self.write_json("summary.json", summary(records, list(sound.values())))
             shutil.rmtree(self.path / "claims", ignore_errors=True)
             return True
 
     def recover(self, batches: Sequence[Sequence[int]]) -> tuple[dict[int, Finished], list[dict[str, Any]], list[str]]:
-        """What is finished and sound; everything else is removed, so that it can be made again.
+        """What is finished and sound; everything else is removed, and what was made of the whole, to be made again.
 
         Args:
             batches: the ids of each batch's images, in the run's order.
@@ -188,36 +240,61 @@ class RunDirectory:
         Returns:
             The finished batches by number, their images' records in the order of the batches, and what was found damaged.
         """
-        lines = {int(line["number"]): line for line in self._lines("batches.jsonl") if {"number", "ids"} <= line.keys()}
-        found = {int(record["id"]): record for record in self._lines("images.jsonl") if "id" in record}
-        sound: dict[int, Finished] = {}
-        damaged = []
-        for number, ids in enumerate(batches):
-            if number not in lines:
-                continue
-            try:
-                finished = Finished(**lines[number])
-                wrong = [name for name, checksum in finished.checksums.items() if self._checksum(name) != checksum]
-            except (TypeError, AttributeError):
-                wrong = ["its line in batches.jsonl"]
-            if not wrong:
-                own = [found[image] for image in ids if image in found]
-                if finished.ids != list(ids) or finished.records != checksum_of(own):
-                    wrong = ["its lines in images.jsonl"]
-            if wrong:
-                damaged.append(f"batch {number}: {', '.join(wrong)}")
-            else:
-                sound[number] = finished
-        records = [found[image] for number in sorted(sound) for image in sound[number].ids]
+        sound, records, damaged = self.read_sound(batches)
         self.write_text("images.jsonl", "".join(json.dumps(record) + "\n" for record in records))
-        self.write_text("batches.jsonl", "".join(json.dumps(vars(sound[number])) + "\n" for number in sorted(sound)))
+        self.write_text("batches.jsonl", "".join(json.dumps(vars(finished)) + "\n" for finished in sound.values()))
         kept = {name for finished in sound.values() for name in finished.checksums}
         for folder in _FOLDERS:
             (self.path / folder).mkdir(exist_ok=True)
             for file in (self.path / folder).iterdir():
                 if str(file.relative_to(self.path)) not in kept:
                     file.unlink()
+        for name in _OF_THE_WHOLE:
+            (self.path / name).unlink(missing_ok=True)
+        self._forget()
         return sound, records, damaged
+
+    def read_sound(
+        self, batches: Sequence[Sequence[int] | None]
+    ) -> tuple[dict[int, Finished], list[dict[str, Any]], list[str]]:
+        """As `recover`, but nothing is changed.
+
+        Args:
+            batches: the ids of each batch's images, in the run's order; None where whatever stands there is believed.
+        """
+        known = self.read_lines()
+        sound: dict[int, Finished] = {}
+        found, damaged = [], []
+        for number, ids in enumerate(batches):
+            finished, records = known.get(number, (None, []))
+            if finished is None:
+                if number in self._finished():
+                    damaged.append(f"batch {number}: its lines")
+                continue
+            self.chunks[number] = finished.chunk
+            wrong = [name for name, checksum in finished.checksums.items() if self._checksum(name) != checksum]
+            if ids is not None and finished.ids != list(ids):
+                wrong.append("its ids")
+            if wrong:
+                damaged.append(f"batch {number}: {', '.join(wrong)}")
+            else:
+                sound[number] = finished
+                found += records
+        return sound, found, damaged
+
+    def read_lines(self) -> dict[int, tuple[Finished, list[dict[str, Any]]]]:
+        """The finished batches by number, with their images' records, whose lines agree with each other."""
+        found = {int(record["id"]): record for record in self._lines("images.jsonl") if "id" in record}
+        batches = {}
+        for line in self._lines("batches.jsonl"):
+            try:
+                finished = Finished(**line)
+                records = [found[image] for image in finished.ids if image in found]
+                if finished.records == checksum_of(records) and isinstance(finished.checksums, dict):
+                    batches[int(finished.number)] = finished, records
+            except (TypeError, ValueError):
+                continue
+        return batches
 
     def read_json(self, name: str) -> dict[str, Any]:
         """A JSON file of the run."""
@@ -232,6 +309,10 @@ class RunDirectory:
         lines = (self.path / "images.jsonl").read_text(encoding="utf-8").splitlines()
         return sorted((json.loads(line) for line in lines), key=lambda record: int(record["id"]))
 
+    def count_images(self) -> int:
+        """How many images are finished, as far as a glance tells."""
+        return sum("id" in record for record in self._lines("images.jsonl"))
+
     def read_tensors(self, folder: str) -> Iterable[dict[str, Tensor]]:
         """The batches of `adversarial` or `pictures`, in order."""
         for file in sorted((self.path / folder).glob("batch-*.safetensors")):
@@ -245,18 +326,30 @@ class RunDirectory:
         return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"
 
     def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        """The objects of a file with one on each line; a line cut short or overwritten is passed over."""
         path = self.path / name
-        for line in path.read_bytes().splitlines() if path.is_file() else ():
-            try:
-                content = json.loads(line)
-            except (UnicodeDecodeError, json.JSONDecodeError):
-                continue
-            if isinstance(content, dict):
-                yield content
+        return _objects(path.read_bytes() if path.is_file() else b"")
 
     def _finished(self) -> set[int]:
-        return {int(line["number"]) for line in self._lines("batches.jsonl") if "number" in line}
+        """Numbers of the finished batches; of a file that only grew since the last look, what is new is read."""
+        try:
+            file = (self.path / "batches.jsonl").open("rb")
+        except FileNotFoundError:
+            return set()
+        with file:
+            state = os.fstat(file.fileno())
+            if (state.st_dev, state.st_ino) != self._file or state.st_size < self._read:
+                self._forget()
+            self._file = (state.st_dev, state.st_ino)
+            if state.st_size > self._read:
+                file.seek(self._read)
+                new, newline, _ = file.read().rpartition(b"\n")
+                self._read += len(new) + len(newline)
+                self._seen |= {int(line["number"]) for line in _objects(new) if "number" in line}
+        return self._seen
+
+    def _forget(self) -> None:
+        """Read `batches.jsonl` from its beginning the next time."""
+        self._file, self._read, self._seen = (0, 0), 0, set[int]()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

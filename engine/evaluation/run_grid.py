@@ -6,7 +6,8 @@ from typing import Any
 
 from cannonade.errors import InputError
 from cannonade.evaluation.grid import Cell
-from cannonade.evaluation.run import Mode, Plan, run
+from cannonade.evaluation.plan import Plan
+from cannonade.evaluation.run import Mode, check_same, run
 from cannonade.evaluation.run_directory import RunDirectory
 from cannonade.evaluation.shared_votes import SharedVotes
 
@@ -43,6 +44,10 @@ def run_grid(
     def prepare(alone: bool) -> None:
         if mode == "new" or not (out / "grid.json").is_file():
             directory.check_empty()
+        for cell, plan in cells.items():
+            begun = RunDirectory(out / cell.name)
+            if begun.begun:
+                check_same(begun.read_json("run.json"), plan.configuration(), begun.path)
         directory.write_json("grid.json", {"cells": {cell.name: dict(cell.choices) for cell in cells}})
 
     by_vote: dict[tuple[str, int, int], list[Cell]] = {}
@@ -53,7 +58,10 @@ def run_grid(
         for alike in by_vote.values():
             shared = SharedVotes()
             for cell in alike:
+                shared.read(out / cell.name)
+            for cell in alike:
                 summaries[cell] = run_cell(cell.text, cells[cell], out / cell.name, shared)
+                shared.read(out / cell.name)  # what other processes did of it
     return {cell: summaries[cell] for cell in cells}
 
 

@@ -102,13 +102,11 @@ class Task:
 
 def digest(source: Source) -> str:
     """SHA-256 over ids, labels and pixels; over file names in place of pixels where the images are files, which may be many."""
+    if not source.reader.encoded:
+        return source.checksum
     sha = hashlib.sha256()
-    if source.reader.encoded:
-        for item in source.items:
-            sha.update(f"{item.id} {item.label} {'/'.join(PurePath(item.name).parts[-2:])}\n".encode())
-    else:
-        for content in source.content():
-            sha.update(content)
+    for item in source.items:
+        sha.update(f"{item.id} {item.label} {'/'.join(PurePath(item.name).parts[-2:])}\n".encode())
     return sha.hexdigest()
 
 

@@ -15,11 +15,11 @@ from cannonade.data.loader import Batch
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.models.head import find_head
+from cannonade.stopwatch import Stopwatch
 from cannonade.training.average import WeightAverage
 from cannonade.training.checkpoint import Checkpoint
 from cannonade.training.schedule import learning_rate
 from cannonade.training.start import seeded
-from cannonade.training.stopwatch import Stopwatch
 from cannonade.training.task import Task
 
 _DROPOUT = 1  # site of the seeds of layers that draw from the global generator; site 0 of this phase is the order's

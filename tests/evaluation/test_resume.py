@@ -20,7 +20,8 @@ from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
 from cannonade.evaluation import run as module
-from cannonade.evaluation.run import Plan, run
+from cannonade.evaluation.plan import Plan
+from cannonade.evaluation.run import run
 from cannonade.transforms.noise import Smoothing
 
 SIDE, COUNT, BATCH = 8, 23, 4
@@ -59,6 +60,7 @@ def content(path):
         record.pop("seconds")
     summary = json.loads((path / "summary.json").read_text())
     summary.pop("seconds")
+    summary.pop("seconds_by_part")
     shards = {
         str(file.relative_to(path)): file.read_bytes()
         for folder in ("adversarial", "pictures")

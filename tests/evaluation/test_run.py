@@ -16,8 +16,9 @@ from cannonade.classifier import Classifier
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
+from cannonade.evaluation.plan import Plan
 from cannonade.evaluation.report import write_report
-from cannonade.evaluation.run import Plan, run
+from cannonade.evaluation.run import run
 from cannonade.evaluation.statistics import rate, wilson_interval
 from cannonade.transforms.noise import Smoothing
 
@@ -78,7 +79,8 @@ def test_summary_and_files(tmp_path):
     assert summary["success_rate"] == sum(r["adversarial_label"] != r["label"] for r in attacked) / len(attacked)
     assert summary["null_success_rate"] == sum(r["null_label"] != r["label"] for r in attacked) / len(attacked)
     assert summary["gradients_per_image"] == 8
-    assert summary["forwards"] == 15 * COUNT + len(attacked) * (15 * 2 + 8)
+    assert summary["forwards"] == (15 + 1) * COUNT + len(attacked) * (15 * 2 + 8)
+    assert summary["votes_used"] == 15 * (COUNT + 2 * len(attacked))
     assert summary["seed"] == 3
     assert summary["seconds"] > 0
     for record in attacked:

@@ -1,4 +1,4 @@
-"""Where the seconds of a training go: loader, defense, model."""
+"""Where the seconds go, part by part."""
 
 import time
 from collections.abc import Iterable, Iterator
