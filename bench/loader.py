@@ -24,7 +24,7 @@ from cannonade.errors import InputError
 
 SIDES = ("dali", "portable", "torchvision")
 # Mean differences beyond which there is nothing to compare, in units of [0, 1]: torchvision resizes as Pillow does, in whole
-# steps of 1/255, and so does the portable loader where it augments.
+# steps of 1/255; where they augment, so do both loaders, DALI's only on a CPU.
 TOLERANCE = {"portable": 0.25 / 255, "torchvision": 0.75 / 255}
 TOLERANCE_AUGMENTED = 0.4 / 255
 

@@ -336,7 +336,9 @@ def finetune(
     from cannonade.bench.hardware import describe
     from cannonade.data.sources import open_source
     from cannonade.defenses import build_defense
+    from cannonade.training.memory import keep_freed_memory
 
+    keep_freed_memory()  # as `finetune` does; the other side's workers inherit it
     source = open_source(data)
     source = source.numbered(sorted(source.classes)).limited(limit)
     size, rows, apart = (side, side), [], {}

@@ -1,11 +1,15 @@
 """Batches by NVIDIA DALI: decoded, cropped, resized and mirrored on the GPU where there is one, else by its CPU backend.
 
+On a CPU DALI decodes only the part that augmentation shows, and PyTorch stretches it: DALI's own resize takes about four times
+as long there, and the uint8 result has the bits of the portable loader.
+
 Order and augmentation are ours, handed to DALI with every batch: its own readers and random operators depend on the size of
 the batch and drift between epochs. An error inside DALI costs the whole batch, so the pipeline is then thrown away, the files
 of that batch are tried one by one, and a new pipeline goes on behind them.
 """
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 import torch
 from nvidia.dali import fn, math, pipeline_def, types
 from torch import Tensor
+from torchvision.transforms.v2 import functional as vision
 
 from cannonade.data.portable import Refuse
 from cannonade.data.readers import plain, upright_sides
@@ -30,40 +35,66 @@ def batches(
     """Images [N, 3, H, W], their items, and how many positions were passed for them, batch by batch; see `Loader`."""
     plan = [[source.items[position] for position in batch] for batch in feed.batches(len(source))]
     passed = 0
-    while plan:
-        pipeline = _pipeline(source, feed, plan, device, workers)
-        for number, items in enumerate(plan):
-            try:
-                (output,) = pipeline.run()
-            except RuntimeError as error:
-                good = _usable(source, feed, items, device, refuse, str(error))
-                passed += len(items) - len(good)
-                plan = [*([good] if good else []), *plan[number + 1 :]]
-                break
-            # Divided here, because DALI multiplies by 1/255, which is not the same in the last bit; and where it resizes, white
-            # comes out a little above 255.
-            yield (torch.utils.dlpack.from_dlpack(output.as_tensor()) / 255).clamp_(0, 1), items, passed + len(items)
-            passed = 0
-        else:
-            return
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        while plan:
+            pipeline = _pipeline(source, feed, plan, device, workers)
+            for number, items in enumerate(plan):
+                try:
+                    outputs = pipeline.run()
+                except RuntimeError as error:
+                    good = _usable(source, feed, items, device, refuse, str(error))
+                    passed += len(items) - len(good)
+                    plan = [*([good] if good else []), *plan[number + 1 :]]
+                    break
+                first, *mirrored = outputs
+                images = _stretched(first, *mirrored, size=feed.size, pool=pool) if mirrored else _scaled(first)
+                yield images, items, passed + len(items)
+                passed = 0
+            else:
+                return
+
+
+def _scaled(images: Any) -> Tensor:
+    """Planes of floats up to 255, in [0, 1]."""
+    # Divided here, because DALI multiplies by 1/255, which is not the same in the last bit; and where it resizes, white comes
+    # out a little above 255.
+    return (torch.utils.dlpack.from_dlpack(images.as_tensor()) / 255).clamp_(0, 1)
+
+
+def _stretched(parts: Any, mirrored: Any, *, size: tuple[int, int], pool: Executor) -> Tensor:
+    """Parts of images, each uint8 [H, W, 3] of its own sides, stretched to a size, mirrored and scaled to [0, 1]."""
+    images = np.empty((len(parts), 3, *size), dtype=np.float32)
+
+    def stretch(place: int, part: Tensor, mirror: bool) -> None:
+        pixels = vision.resize(part.permute(2, 0, 1)[None], list(size), antialias=True)[0].numpy()
+        # By NumPy, which stays on this thread: PyTorch would share each image out between threads of its own, and waiting for
+        # those on busy cores takes many times as long as the work.
+        np.divide(pixels[:, :, ::-1] if mirror else pixels, np.float32(255), out=images[place])
+
+    views = [torch.utils.dlpack.from_dlpack(part) for part in parts]
+    list(pool.map(stretch, range(len(views)), views, np.array(mirrored.as_tensor())[:, 0] != 0))
+    return torch.from_numpy(images)
 
 
 def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device: torch.device, workers: int) -> Any:
-    augmented, (height, width) = feed.augmentation is not None, feed.size
+    augmented, (height, width), on_cpu = feed.augmentation is not None, feed.size, _number(device) is None
 
     @pipeline_def(
         batch_size=feed.batch, num_threads=max(1, workers), device_id=_number(device), enable_conditionals=True
     )
     def pipeline() -> Any:
         inputs = fn.external_source(source=_inputs(source, feed, plan), num_outputs=_INPUTS[augmented], batch=True)
+        if augmented and on_cpu:
+            encoded, start, shape, mirror = inputs
+            return fn.decoders.image_slice(encoded, start, shape, output_type=types.RGB, **_PIXELS), mirror
         # The hardware decoder differs in rounding, and which images it would get depends on their batch: a load of 0.
         images = fn.decoders.image(
-            inputs[0], device="cpu" if _number(device) is None else "mixed", output_type=types.RGB, hw_decoder_load=0.0
+            inputs[0], device="cpu" if on_cpu else "mixed", output_type=types.RGB, hw_decoder_load=0.0
         )
         mirror = 0
         if augmented:
             _, start, shape, mirror = inputs
-            images = fn.slice(images, start, shape, axes=[0, 1], normalized_anchor=False, normalized_shape=False)
+            images = fn.slice(images, start, shape, **_PIXELS)
             images = fn.resize(images, size=[height, width], dtype=types.FLOAT, **_TRIANGULAR)
         else:
             sides = fn.peek_image_shape(inputs[0])
@@ -84,6 +115,8 @@ def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device
     return built
 
 
+# Corners and sides in pixels, rows before columns.
+_PIXELS: dict[str, Any] = {"axes": [0, 1], "normalized_anchor": False, "normalized_shape": False}
 # Bilinear, and antialiased where it shrinks.
 _TRIANGULAR = {"interp_type": types.INTERP_TRIANGULAR}
 

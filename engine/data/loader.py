@@ -97,7 +97,8 @@ def open_loader(
     """A loader for a source.
 
     Both resize bilinearly, and with antialiasing where they shrink. On a CPU the two backends give the same bits for images
-    that have the size already, and differ by rounding where they resize; DALI's decoder on a GPU has a rounding of its own.
+    that have the size already and for augmented ones of 8 bits a channel, and differ by rounding where they resize whole
+    images; on a GPU, DALI's decoder and resize have a rounding of their own.
     `cannonade bench loader` measures what that does to a model's accuracy.
 
     Args:
@@ -105,7 +106,7 @@ def open_loader(
         feed: which, when, and what part of each.
         device: where the batches are wanted; on a GPU DALI decodes there.
         backend: "dali" needs `nvidia-dali` and a source of image files; "auto" takes it where both are there.
-        workers: threads of DALI, or worker processes; 0 for none.
+        workers: threads of DALI, and on a CPU as many that stretch what is augmented; or worker processes; 0 for none.
         on_error: "raise" names the first unusable file; "skip" passes over such files and notes them in `skipped`.
 
     Raises:
