@@ -5,7 +5,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cannonade.cli import advise, bench, certify, demo, evaluate, finetune, info, sanity, transforms, vote
+from cannonade.cli import advise, bench, certify, demo, evaluate, finetune, info, report, sanity, transforms, vote
 from cannonade.cli.app import app
 from cannonade.errors import InputError
 
@@ -18,6 +18,7 @@ __all__ = [
     "finetune",
     "info",
     "main",
+    "report",
     "sanity",
     "transforms",
     "vote",

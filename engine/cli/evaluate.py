@@ -116,7 +116,7 @@ def _run_alone(plan: "Plan", directory: Path, mode: "Mode", limits: Limits, shar
     print_table([(name, summary)])
     console.print(f"run directory: {directory}", highlight=False, soft_wrap=True)
     if shard[1] == 1:
-        page = write_report([directory], directory)
+        page = write_report([directory], directory, replace=mode != "join")
         console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
@@ -130,7 +130,7 @@ def _run_cells(
     def run_cell(name: str, plan: "Plan", path: Path, shared: "SharedVotes") -> dict[str, Any]:
         summary = run_one(name, plan, path, shared)
         if shard[1] == 1:
-            write_report([path], path)
+            write_report([path], path, replace=mode != "join")
         return summary
 
     say_estimate((plan, directory / cell.name) for cell, plan in plans.items())

@@ -5,17 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from cannonade.evaluation.caveats import caveats, caveats_between
+from cannonade.evaluation.charts import Point, success_over_strength
 from cannonade.evaluation.grid import Cell
-from cannonade.evaluation.page import figure_uri, render
+from cannonade.evaluation.methods import without_argument
+from cannonade.evaluation.page import figure_png, figure_uri, render
 from cannonade.evaluation.report import FILTERS
 from cannonade.evaluation.run_directory import RunDirectory
-from cannonade.spec import parse_call
+from cannonade.files import replace_file
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _METRICS = (
-    "images", "attacked", "benign_accuracy", "success_rate", "null_success_rate", "gradients", "gradients_per_image",
-    "forwards", "seconds", "seed", "votes", "config_hash",
+    "images", "attacked", "undefended_accuracy", "benign_accuracy", "invariance", "success_rate", "null_success_rate",
+    "gradients", "gradients_per_image", "votes_used", "forwards", "seconds", "seed", "votes", "config_hash",
 )  # fmt: skip
 
 
@@ -25,13 +31,14 @@ class Result:
 
     Attributes:
         cell: the cell.
-        summary: of its run.
+        summary, configuration: of its run.
         rest: its settings without steps and draws a step, in words: cells that share them are comparable by strength.
         steps, samples: k and m; None for attacks without one of them.
     """
 
     cell: Cell
     summary: dict[str, Any]
+    configuration: dict[str, Any]
     rest: tuple[str, ...]
     steps: int | None
     samples: int | None
@@ -50,18 +57,23 @@ class Panel:
         title: what tells the panel from the others.
         steps, samples: the values of k and of m that occur, ascending.
         cells: by (k, m).
-        plot: success against strength, as a data URI.
+        figure: success against strength.
     """
 
     title: str
     steps: list[int]
     samples: list[int]
     cells: dict[tuple[int, int], Result]
-    plot: str
+    figure: "Figure"
+
+    @property
+    def plot(self) -> str:
+        """The figure as a data URI."""
+        return figure_uri(self.figure)
 
 
 def write_grid_report(cells: Sequence[Cell], out: Path) -> Path:
-    """Write `report.html` and `cells.csv` of a grid whose cells are finished.
+    """Write `report.html`, `cells.csv` and `strength-N.png` of a grid whose cells are finished.
 
     Args:
         cells: of the grid.
@@ -71,16 +83,25 @@ def write_grid_report(cells: Sequence[Cell], out: Path) -> Path:
         The page.
     """
     results = [_read(cell, out / cell.name) for cell in cells]
+    panels = _panels(results)
+    runs = [
+        (result.cell.text, result.configuration, RunDirectory(out / result.cell.name).read_images())
+        for result in results
+    ]
     page = render(
         "grid_report.html.jinja",
         FILTERS,
         axes=[axis for axis, _ in cells[0].choices],
         results=results,
-        panels=_panels(results),
+        panels=panels,
+        caveats=[(result.cell.text, text) for result in results for text in caveats(result.summary)],
+        between=caveats_between(runs),
     )
     directory = RunDirectory(out)
     with directory.turn():
         directory.write_text("cells.csv", _table(results))
+        for number, panel in enumerate(panels, 1):
+            replace_file(out / f"strength-{number}.png", figure_png(panel.figure))
         directory.write_text("report.html", page)
     return out / "report.html"
 
@@ -89,19 +110,17 @@ def _read(cell: Cell, path: Path) -> Result:
     directory = RunDirectory(path)
     configuration = directory.read_json("run.json")["configuration"]
     calls = configuration["calls"]
-    attack, steps = _without(calls["attack"], "steps")
-    gradient, samples = _without(calls["gradient"], "samples")
+    attack, steps = without_argument(calls["attack"], "steps")
+    gradient, samples = without_argument(calls["gradient"], "samples")
     others = (f"{key}={configuration[key]}" for key in ("target", "votes", "seed"))
     return Result(
-        cell, directory.read_json("summary.json"), (calls["defense"], attack, gradient, *others), steps, samples
+        cell,
+        directory.read_json("summary.json"),
+        configuration,
+        (calls["defense"], attack, gradient, *others),
+        steps,
+        samples,
     )
-
-
-def _without(call: str, argument: str) -> tuple[str, int | None]:
-    """A call without one of its arguments, and that argument."""
-    name, arguments = parse_call(call, "call")
-    value = arguments.pop(argument, None)
-    return f"{name}({', '.join(f'{key}={content!r}' for key, content in arguments.items())})", value
 
 
 def _panels(results: Sequence[Result]) -> list[Panel]:
@@ -121,33 +140,14 @@ def _panels(results: Sequence[Result]) -> list[Panel]:
     return panels
 
 
-def _plot(cells: Mapping[tuple[int, int], Result], samples: Sequence[int]) -> str:
-    """Success against strength k·m with 95 % intervals, a line for each m."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axis = figure.subplots()
-    for place, m in enumerate(samples):
-        line = sorted(
-            (
-                k * m,
-                100 * result.summary["success_rate"],
-                [100 * bound for bound in result.summary["success_rate_ci95"]],
-            )
-            for (k, own), result in cells.items()
-            if own == m
+def _plot(cells: Mapping[tuple[int, int], Result], samples: Sequence[int]) -> "Figure":
+    lines: dict[int, list[Point]] = {}
+    for m in samples:
+        points = [(k * m, result.summary) for (k, own), result in cells.items() if own == m]
+        lines[m] = sorted(
+            (strength, summary["success_rate"], *summary["success_rate_ci95"]) for strength, summary in points
         )
-        spread = [[rate - low for _, rate, (low, _) in line], [high - rate for _, rate, (_, high) in line]]
-        colour = colormaps["viridis"](0.85 * place / max(1, len(samples) - 1))
-        axis.errorbar(
-            [strength for strength, _, _ in line], [rate for _, rate, _ in line], spread,
-            label=f"EOT-{m}", color=colour, marker="o", markersize=4, linewidth=1.5, elinewidth=1, capsize=2,
-        )  # fmt: skip
-    axis.set(xscale="log", ylim=(-3, 103), xlabel="strength k·m, gradients", ylabel="success rate, %")
-    axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=8)
-    return figure_uri(figure)
+    return success_over_strength(lines)
 
 
 def _table(results: Sequence[Result]) -> str:

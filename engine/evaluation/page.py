@@ -41,5 +41,12 @@ def figure_uri(figure: "Figure") -> str:
     return _uri("image/svg+xml", buffer)
 
 
+def figure_png(figure: "Figure") -> bytes:
+    """A figure as pixels, for slides."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=160, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def _uri(kind: str, content: BytesIO) -> str:
     return f"data:{kind};base64," + b64encode(content.getvalue()).decode("ascii")

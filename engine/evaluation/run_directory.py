@@ -7,7 +7,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -313,10 +313,19 @@ class RunDirectory:
         """How many images are finished, as far as a glance tells."""
         return sum("id" in record for record in self._lines("images.jsonl"))
 
-    def read_tensors(self, folder: str) -> Iterable[dict[str, Tensor]]:
-        """The batches of `adversarial` or `pictures`, in order."""
-        for file in sorted((self.path / folder).glob("batch-*.safetensors")):
+    def read_pictures(self) -> Iterable[dict[str, Tensor]]:
+        """The batches of `pictures`, in order."""
+        for file in sorted((self.path / "pictures").glob("batch-*.safetensors")):
             yield load_file(file)
+
+    def read_adversarial(self, ids: Collection[int]) -> dict[int, Tensor]:
+        """The adversarial images [3, H, W] of those of the ids that were attacked; other batches are not read."""
+        found = {}
+        for finished, _ in self.read_lines().values():
+            if not set(finished.ids).isdisjoint(ids):
+                batch = load_file(self._shard("adversarial", finished.number))
+                found |= dict(zip(batch["ids"].tolist(), batch["images"], strict=True))
+        return {image: found[image] for image in ids if image in found}
 
     def _shard(self, folder: str, number: int) -> Path:
         return self.path / folder / f"batch-{number:06d}.safetensors"

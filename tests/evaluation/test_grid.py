@@ -4,6 +4,7 @@ import csv
 import json
 import signal
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from cannonade import cli
 from cannonade.classifier import Classifier
 from cannonade.errors import InputError
 from cannonade.evaluation import run as run_module
+from cannonade.evaluation import shared_votes as shared_module
 from cannonade.evaluation.assemble import assemble
 from cannonade.evaluation.grid import Settings, expand, parse_axis
 from cannonade.evaluation.grid_report import write_grid_report
@@ -183,6 +185,32 @@ def test_killed_and_resumed_it_runs_only_what_is_missing(plans, tmp_path):
     batches.clear()
     run_grid(plans("attack.steps=1,3", "eot=1,2,4"), out, "resume", counting)
     assert set(batches) == {"attack.steps=1, eot=4", "attack.steps=3, eot=4"}
+
+
+def test_benign_votes_are_read_where_another_process_cast_them(plans, tmp_path, monkeypatch):
+    run_grid(plans("eot=1"), tmp_path / "grid")
+    phases, vote = [], shared_module.majority_vote
+
+    def watching(*arguments, **settings):
+        phases.append(settings["phase"])
+        return vote(*arguments, **settings)
+
+    monkeypatch.setattr(shared_module, "majority_vote", watching)
+    run_grid(plans("eot=1,2"), tmp_path / "grid", "resume")
+    assert phases == []
+    run_grid(plans("eot=1,2"), tmp_path / "whole")
+    assert len(phases) == 3
+    for name in ("eot=1", "eot=2"):
+        assert content(tmp_path / "grid" / name) == content(tmp_path / "whole" / name)
+
+
+def test_a_resumed_grid_of_other_settings_is_refused_before_it_runs(plans, tmp_path):
+    run_grid(plans("eot=1,2"), tmp_path / "grid")
+    ran = []
+    changed = plans("eot=4,1", base=replace(BASE, votes=VOTES + 2))
+    with pytest.raises(InputError, match=r"eot=1 differs first in votes: there 15, here 17"):
+        run_grid(changed, tmp_path / "grid", "resume", lambda *arguments: ran.append(arguments))
+    assert ran == []
 
 
 def test_only_a_grid_is_resumed(plans, tmp_path):

@@ -20,8 +20,10 @@ from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
 from cannonade.evaluation import run as module
+from cannonade.evaluation.merge import merge
 from cannonade.evaluation.plan import Plan
 from cannonade.evaluation.run import run
+from cannonade.evaluation.run_directory import RunDirectory
 from cannonade.transforms.noise import Smoothing
 
 SIDE, COUNT, BATCH = 8, 23, 4
@@ -258,3 +260,103 @@ def test_shared_by_processes_of_which_one_dies(tmp_path, whole, workers):
     assert [process.exitcode for process in processes[workers > 1 :]] == [0] * (workers - (workers > 1))
     assert content(out) == content(whole)
     assert not (out / "claims").exists()
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A run in three parts, as three machines would have done it; the second also began somebody else's."""
+    paths = [tmp_path / f"part{number}" for number in range(3)]
+    for number, path in enumerate(paths):
+        summary = run(plan(), path, shard=(number, 3))
+        assert summary["images"] < COUNT
+        assert not (path / "summary.json").exists()
+    asked = iter([False, True])
+    run(plan(), paths[1], mode="resume", stop=lambda _: next(asked))
+    return paths
+
+
+def test_merged_parts_are_the_whole(tmp_path, whole, parts):
+    summary = merge(parts[::-1], tmp_path / "merged")
+    assert content(tmp_path / "merged") == content(whole)
+    assert summary["images"] == COUNT
+    done = []
+    run(plan(), tmp_path / "merged", lambda *_: done.append(1), mode="resume")
+    assert done == []
+
+
+def test_a_damaged_part_is_made_up_for_by_another_or_refused(tmp_path, whole, parts):
+    first, _, third = ((part / "adversarial" / "batch-000000.safetensors") for part in parts)
+    data = bytearray(first.read_bytes())
+    assert (parts[1] / "adversarial" / "batch-000000.safetensors").is_file()
+    assert not third.is_file()
+    data[-1] ^= 1
+    first.write_bytes(data)
+    merge(parts, tmp_path / "merged")
+    assert content(tmp_path / "merged") == content(whole)
+    with pytest.raises(InputError, match="all 6 batches, 3 are in none of them or damaged, the first being 0"):
+        merge([parts[0], parts[2]], tmp_path / "less")
+    assert not (tmp_path / "less").exists()
+
+
+def test_only_parts_of_one_run_are_merged(tmp_path, parts):
+    other = tmp_path / "other"
+    run(plan(votes=11), other)
+    with pytest.raises(InputError, match="differs first in votes: there 11, here 9"):
+        merge([parts[0], other], tmp_path / "merged")
+    header = json.loads((parts[2] / "run.json").read_text())
+    (parts[2] / "run.json").write_text(json.dumps(header | {"resolved_chunk": 3}))
+    with pytest.raises(InputError, match=r"same rows of a pass, .* has 3: give every machine the same --chunk"):
+        merge(parts, tmp_path / "merged")
+
+
+def test_a_retreat_for_memory_is_recorded_and_replayed(tmp_path, whole):
+    """The third batch meets less memory once; done again after damage, with all the memory there is, it keeps its passes."""
+    out, rows = tmp_path / "run", []
+
+    class Short(DefendedClassifier):
+        full = False
+
+        def logits(self, images, draws):
+            if self.full and len(images) > 5 and 8 <= int(draws.images.min()) < 12:
+                raise torch.OutOfMemoryError("no memory")
+            if 8 <= int(draws.images.min()) < 12:
+                rows.append(len(images))
+            return super().logits(images, draws)
+
+    usual = plan().defended
+    defended = Short(usual.classifier, usual.defense, seed=3)
+    defended.full = True
+    run(plan(defended=defended, chunk=16), out)
+    lines = [json.loads(line) for line in (out / "batches.jsonl").read_text().splitlines()]
+    assert [line["chunk"] for line in lines] == [16, 16, 4, 16, 16, 16]
+    before, shard = content(out), out / "adversarial" / "batch-000002.safetensors"
+    shard.unlink()
+    defended.full = False
+    rows.clear()
+    run(plan(defended=defended, chunk=16), out, mode="resume")
+    assert max(rows) == 4
+    assert content(out) == before
+
+
+def test_workers_start_at_places_of_their_own(tmp_path, monkeypatch):
+    first = []
+    for pid in range(20):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        directory = RunDirectory(tmp_path / str(pid))
+        with directory.writing(True, lambda alone: None):
+            first.append(next(directory.unfinished(range(1000), True)))
+    assert len(set(first)) > 15
+
+
+def test_only_new_lines_are_read(tmp_path, whole):
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    directory = RunDirectory(out)
+    lines = (out / "batches.jsonl").read_text().splitlines(keepends=True)
+    (out / "batches.jsonl").write_text(lines[0] + lines[1][:30])
+    assert directory._finished() == {0}
+    with (out / "batches.jsonl").open("a") as file:
+        file.write(lines[1][30:] + lines[2])
+    assert directory._finished() == {0, 1, 2}
+    (out / "batches.jsonl").write_text(lines[5])
+    assert directory._finished() == {5}

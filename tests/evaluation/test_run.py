@@ -1,5 +1,6 @@
 """A run from end to end on a toy classifier: the numbers, the files, and what they do not depend on."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -16,6 +17,8 @@ from cannonade.classifier import Classifier
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
+from cannonade.evaluation.caveats import caveats, caveats_between
+from cannonade.evaluation.estimate import estimate
 from cannonade.evaluation.plan import Plan
 from cannonade.evaluation.report import write_report
 from cannonade.evaluation.run import run
@@ -161,9 +164,90 @@ def test_report_escapes_and_stands_alone(tmp_path):
     assert "<middle>" not in page
     assert "http://" not in page
     assert "https://" not in page
-    assert page.count("data:image/jpeg") == 2 * COUNT + 2 * sum(
-        record["attacked"] for record in lines(tmp_path / "run")
+    attacked = sum(record["attacked"] for record in lines(tmp_path / "run"))
+    assert page.count("data:image/jpeg") == 2 * COUNT + 2 * attacked + 8  # four of the hardest, four of the easiest
+    for words in ("Where the time went", "By class", "Wilson", f"Only {attacked} images were attacked"):
+        assert words in page
+    table = list(csv.DictReader((tmp_path / "run" / "images.csv").read_text().splitlines()))
+    assert [int(row["id"]) for row in table] == list(range(COUNT))
+    assert json.loads(table[0]["benign_counts"]) == lines(tmp_path / "run")[0]["benign_counts"]
+    assert (tmp_path / "run" / "votes.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_invariance_is_the_share_of_draws_that_agree_with_the_classifier_alone(tmp_path):
+    summary = run(plan(votes=200), tmp_path / "run")
+    records = lines(tmp_path / "run")
+    whole = plan()
+    images = whole.source.load(whole.source.items, None)
+    plain = whole.defended.classifier(images).argmax(1).tolist()
+    assert [record["undefended_label"] for record in records] == plain
+    agreeing = [record["benign_counts"].get(str(label), 0) / 200 for record, label in zip(records, plain, strict=True)]
+    assert summary["invariance"] == pytest.approx(sum(agreeing) / COUNT)
+    assert 0.3 < summary["invariance"] < 1
+    assert run(plan(stop="exact"), tmp_path / "stopped")["invariance"] is None
+
+
+def test_votes_that_stop_give_the_labels_of_all(tmp_path):
+    whole, exact = (run(plan(stop=stop, votes=41), tmp_path / str(stop)) for stop in (None, "exact"))
+    for ours, theirs in zip(lines(tmp_path / "exact"), lines(tmp_path / "None"), strict=True):
+        for key in ("benign_label", "adversarial_label", "null_label", "success"):
+            assert ours.get(key) == theirs.get(key)
+    assert exact["votes_used"] < 0.8 * whole["votes_used"]
+    sequential = run(plan(stop="sequential", alpha=0.01, votes=41), tmp_path / "sequential")
+    assert sequential["votes_used"] < exact["votes_used"]
+    assert sequential["config_hash"] != exact["config_hash"]
+
+
+def test_report_of_several_runs_compares_them_image_by_image(tmp_path):
+    run(plan(), tmp_path / "a")
+    run(plan(attack=PGD(eps=0.1, steps=4, step_size=0.05)), tmp_path / "b")
+    page = write_report([tmp_path / "a", tmp_path / "b"], tmp_path).read_text()
+    assert "Image by image" in page
+    first, second = (
+        {record["id"]: record["success"] for record in lines(tmp_path / name) if record["attacked"]} for name in "ab"
     )
+    only = sum(second[image] and not first[image] for image in first)
+    assert only > 0
+    assert f'<td class="number">{len(first)}</td><td class="number">0</td><td class="number">{only}</td>' in page
+
+
+def test_caveats():
+    quiet = {
+        "attacked": 500, "images": 600, "targets_equal_to_label": 0, "nonfinite_gradient_images": 0,
+        "zero_gradient_images": 0, "null_success_rate": 0.01, "success_rate": 0.5, "undefended_accuracy": 0.9,
+        "benign_accuracy": 0.85,
+    }  # fmt: skip
+    assert caveats(quiet) == []
+    loud = {"attacked": 99, "targets_equal_to_label": 2, "nonfinite_gradient_images": 3, "zero_gradient_images": 4}
+    found = caveats(quiet | loud | {"null_success_rate": 0.25, "benign_accuracy": 0.7})
+    assert [text.split()[0] for text in found] == ["Only", "2", "3", "4", "The", "The"]
+
+
+def test_signs_of_masked_gradients_between_runs():
+    def side(attack, broken, gradient="eot()"):
+        calls = {"attack": attack, "gradient": gradient}
+        records = [{"id": image, "attacked": True, "success": image < broken} for image in range(100)]
+        return attack, {"target": None, "defense": "d", "calls": calls}, records
+
+    few, many = side("pgd(steps=10)", 50), side("pgd(steps=100)", 40)
+    [text] = caveats_between([few, many])
+    assert text.startswith("pgd(steps=10) breaks more than pgd(steps=100), 10 images against 0 of 100")
+    assert caveats_between([few, side("pgd(steps=100)", 46)]) == []  # p = .125: chance
+    [text] = caveats_between([side("square()", 60, "none"), few])
+    assert "sees no gradient" in text
+
+
+def test_estimate_counts_what_the_run_takes(tmp_path):
+    whole = plan(target="least_likely")
+    cost = estimate([whole, plan()], [0, 5])
+    summary = run(whole, tmp_path / "run")
+    attacked = summary["attacked"] / COUNT
+    assert whole.expected_gradients(attacked) == summary["gradients"]
+    assert whole.expected_forwards(attacked) == summary["forwards"]
+    assert cost.images == COUNT + COUNT - 5
+    assert cost.gradients == whole.expected_gradients() + round(plan().expected_gradients() * (COUNT - 5) / COUNT)
+    assert cost.seconds > 0
+    assert cost.bytes > 1e6
 
 
 def test_used_directory_is_refused(tmp_path):
@@ -178,6 +262,8 @@ def test_used_directory_is_refused(tmp_path):
     ("changes", "words"),
     [
         ({"votes": 0}, "votes must be at least 1, got 0"),
+        ({"stop": "early"}, "stop must be none, exact or sequential, got 'early'"),
+        ({"alpha": 1.0}, r"alpha must be in \(0, 1\), got 1.0"),
         ({"batch": 0}, "batch must be at least 1, got 0"),
         ({"target": 3}, "target must be one of the model's classes, 0 … 2, got 3"),
         ({"source": Source([Item(0, 7, "toy[0]")], np.zeros((1, 8, 8, 3)))}, "labels must be in 0 … 2.*got 7 for toy"),
