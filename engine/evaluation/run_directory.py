@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+import numpy as np
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -21,7 +22,10 @@ from cannonade.files import append_lines, replace_file
 
 _FOLDERS = ("adversarial", "pictures")
 _OF_THE_WHOLE = ("summary.json", "report.html")
-_PATIENCE = 0.2  # seconds between looks at batches that other processes have claimed
+# Seconds between looks at batches that other processes have claimed; ever longer, so that a thousand that have nothing left to
+# do until the last batches are done do not storm the file system.
+_PATIENCE, _LONGEST_PATIENCE = 0.2, 10.0
+_TRIES = 16  # claims refused in a row, after which a process waits: few batches are free
 
 Prepared = TypeVar("Prepared")
 
@@ -160,17 +164,17 @@ class RunDirectory:
         """The batches to do, until all are finished; one is this process's own until the next is asked for.
 
         Beside other processes a batch is claimed by a lock on a file of its own: that of a process that dies is taken over.
-        Each begins at a place of its own, so that a thousand do not all ask for the same ones.
+        Each goes through them in an order of its own, so that a thousand do not all ask for the same ones.
 
         Args:
             numbers: of the batches.
             shared: whether other processes write here too.
         """
-        first = _own_number() % max(1, len(numbers)) if shared else 0
-        order = [*numbers[first:], *numbers[:first]]
-        while order := [number for number in order if number not in self._finished()]:
-            idle = True
-            for number in order:
+        own_order = np.random.default_rng(_own_number())
+        patience = _PATIENCE
+        while order := [number for number in numbers if number not in self._finished()]:
+            refused, idle = 0, True
+            for number in own_order.permutation(order).tolist() if shared else order:
                 if not shared:
                     yield number
                     idle = False
@@ -181,8 +185,12 @@ class RunDirectory:
                     if own and number not in self._finished():
                         yield number
                         idle = False
+                    refused = 0 if own else refused + 1
+                if refused == _TRIES:
+                    break
             if idle:
-                time.sleep(_PATIENCE)
+                time.sleep(patience)
+            patience = min(2 * patience, _LONGEST_PATIENCE) if idle else _PATIENCE
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replace a JSON file in one step."""

@@ -338,7 +338,7 @@ def test_a_retreat_for_memory_is_recorded_and_replayed(tmp_path, whole):
     assert content(out) == before
 
 
-def test_workers_start_at_places_of_their_own(tmp_path, monkeypatch):
+def test_workers_have_orders_of_their_own(tmp_path, monkeypatch):
     first = []
     for pid in range(20):
         monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
