@@ -5,13 +5,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cannonade.cli import advise, bench, certify, demo, evaluate, finetune, info, sanity, transforms, vote
+from cannonade.cli import advise, bench, calibrate, certify, demo, evaluate, finetune, info, sanity, transforms, vote
 from cannonade.cli.app import app
 from cannonade.errors import InputError
 
 __all__ = [
     "advise",
     "bench",
+    "calibrate",
     "certify",
     "demo",
     "evaluate",

@@ -335,14 +335,14 @@ def finetune(
     from cannonade.bench.finetune import check, measure
     from cannonade.bench.hardware import describe
     from cannonade.data.sources import open_source
-    from cannonade.defenses import build_defense
+    from cannonade.defenses import build_transform
 
     source = open_source(data)
     source = source.numbered(sorted(source.classes)).limited(limit)
     size, rows, apart = (side, side), [], {}
     table = Table("", "network", "ours", "quartiles", "image by image", "quartiles", "ratio", box=None)
     for call in defense or ("smoothing", "bart(k=5)", "bart_gao(k=6)"):
-        apart[call] = check(source.limited(16), size, build_defense(call))
+        apart[call] = check(source.limited(16), size, build_transform(call))
         for row in measure(source, size, call, model=model, batch=batch, workers=workers, rounds=rounds):
             rows.append(row)
             sides = (row.ours, row.ours_quartiles), (row.theirs, row.theirs_quartiles)
