@@ -5,7 +5,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cannonade.cli import advise, bench, calibrate, certify, demo, evaluate, finetune, info, sanity, transforms, vote
+from cannonade.cli import (
+    advise,
+    bench,
+    calibrate,
+    certify,
+    demo,
+    evaluate,
+    finetune,
+    info,
+    reproduce,
+    sanity,
+    transforms,
+    vote,
+)
 from cannonade.cli.app import app
 from cannonade.errors import InputError
 
@@ -19,6 +32,7 @@ __all__ = [
     "finetune",
     "info",
     "main",
+    "reproduce",
     "sanity",
     "transforms",
     "vote",
