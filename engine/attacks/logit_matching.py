@@ -21,7 +21,8 @@ class LogitMatching:
     """PGD towards logits like a clean image's, of the classifier under noise, whatever its defense.
 
     The logits wanted are the image's own, with those of its label and of the largest other class exchanged: an image's attack
-    does then not depend on the batch. The original takes the logits of another clean image, which `MatchLogits` takes too.
+    does then not depend on the batch. The original takes the logits of another clean image: give those as the goal
+    `MatchLogits`.
 
     Attributes:
         eps: radius of the L∞ ball in units of [0, 1].
@@ -66,12 +67,14 @@ class LogitMatching:
         """Attack a batch; see `PGD`.
 
         Raises:
-            InputError: the goal is not untargeted.
+            InputError: the goal is neither untargeted nor logits to match.
         """
         goal = as_goal(goal)
-        if not isinstance(goal, Untargeted):
-            raise InputError(f"logit_matching has the untargeted goal only, got {type(goal).__name__}")
         surrogate = DefendedClassifier(defended.classifier, self.noisy, seed=defended.seed)
+        if isinstance(goal, MatchLogits):
+            return self.attack(surrogate, images, goal, ids=ids)
+        if not isinstance(goal, Untargeted):
+            raise InputError(f"logit_matching has no target but logits, got the goal {type(goal).__name__}")
         wanted = images.new_zeros(len(images), defended.num_classes)
         if len(images):
             with torch.no_grad():

@@ -193,5 +193,5 @@ def test_exchange_and_goal():
     assert goal.objective(logits + 1, None).tolist() == [-3.0, -3.0]
     assert goal[1:].reached(torch.tensor([2])).tolist() == [False]
     assert len(goal) == 2
-    with pytest.raises(InputError, match="untargeted"):
+    with pytest.raises(InputError, match="no target but logits"):
         LogitMatching()(DefendedClassifier(curved(), Identity()), images(2), Targeted(labels))
