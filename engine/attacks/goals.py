@@ -99,7 +99,7 @@ class Mixed:
 
 @dataclass(frozen=True)
 class MatchLogits:
-    """Given logits for each image, such as those of a clean image of another class (Tramèr et al., NeurIPS 2020, section 5.2).
+    """Given logits for each image, such as those of a clean image of another class (Tramèr et al., NeurIPS 2020).
 
     What only looks at logits then sees nothing odd. It counts as reached where the prediction is wrong.
 

@@ -78,6 +78,7 @@ def table2(
         restrict=restrict,
     )  # fmt: skip
     experiment = Experiment(
+        model=model if weights is None else f"{model} with {weights}", data=data,
         row=row, scale=scale, classifier=subject.defended.classifier, source=subject.source, defense=defense,  # type: ignore[arg-type]
         limit=limit, votes=votes, batch=batch, chunk=rows, seed=seed,
     )  # fmt: skip

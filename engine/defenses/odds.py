@@ -70,7 +70,7 @@ class Odds(ModelDefense, name="odds"):
     For the predicted class y and every other z, the change of f_z − f_y under noise, averaged over the draws, is standardised
     by the clean images predicted as y (Roth et al., section 3). Where the largest of them exceeds the quantile `cutoff`
     of N(0, 1), so that there is a threshold for each pair of classes, the image is adversarial; the z it belongs to is the
-    corrected prediction.
+    corrected prediction. A prediction costs a forward pass and one more for each noise draw, whatever counts it as one.
 
     The logits are the classifier's, with those of y and the corrected class exchanged where an image is detected. The gradient
     is the classifier's own: detection is a matter of thresholds. `LogitMatching` attacks the detection.

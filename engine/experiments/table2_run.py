@@ -70,6 +70,7 @@ class Experiment:
     """Everything that decides the numbers of a row.
 
     Attributes:
+        model, data: names of the classifier and of the images, for the record.
         row: "guo", "xie", "dhillon", "xiao" or "roth".
         scale: "full" or "small".
         classifier: trained for its defense, where the row's is to be faithful.
@@ -82,6 +83,8 @@ class Experiment:
         seed: of every draw.
     """
 
+    model: str
+    data: str
     row: str
     scale: Scale
     classifier: Classifier
@@ -176,7 +179,7 @@ class Tally:
 def run_row(
     experiment: Experiment, out: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> dict[str, Any]:
-    """Run both attacks of a row and write `table2-ROW.json`.
+    """Run both attacks of a row and write `table2-ROW.json`, again after each batch: "images" of it are those done.
 
     Args:
         experiment: what to run.
@@ -205,6 +208,8 @@ def run_row(
         attacks = {
             name: TowardsExamples(attack=attack, labels=labels, logits=logits) for name, attack in chunked.items()
         }
+    out.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {}
     done = plain = right = 0
     for images, labels, ids in experiment.load(items):
         benign: Votes | None = None
@@ -221,16 +226,17 @@ def run_row(
             plain += int((experiment.classifier(images).argmax(1) == labels).sum())
         right += len(rows)
         done += len(images)
+        content = {
+            "row": experiment.row, "title": row.title, "scale": experiment.scale, "model": experiment.model,
+            "data": experiment.data,
+            "defense": call_text(defense.name, defense), "images": done, "of": len(items),
+            "plain_accuracy": plain / done, "benign_accuracy": right / done, "criterion": row.criterion, "votes": votes,
+            "published": dict(zip(tallies, row.published, strict=True)), "changes": list(setting.changes),
+            **{name: tally.as_json() for name, tally in tallies.items()},
+            "seed": experiment.seed, "seconds": round(time.monotonic() - started, 1),
+        }  # fmt: skip
+        replace_file(out / f"table2-{experiment.row}.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
         progress(done, len(items))
-    content = {
-        "row": experiment.row, "title": row.title, "scale": experiment.scale, "defense": call_text(defense.name, defense),
-        "images": done, "plain_accuracy": plain / done, "benign_accuracy": right / done, "criterion": row.criterion,
-        "votes": votes, "published": dict(zip(tallies, row.published, strict=True)), "changes": list(setting.changes),
-        **{name: tally.as_json() for name, tally in tallies.items()},
-        "seed": experiment.seed, "seconds": round(time.monotonic() - started, 1),
-    }  # fmt: skip
-    out.mkdir(parents=True, exist_ok=True)
-    replace_file(out / f"table2-{experiment.row}.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
     return content
 
 

@@ -101,6 +101,9 @@ class _ById:
         return torch.from_numpy(self.pixels[id_ - 100]).permute(2, 0, 1)
 
 
+NAMES = {"model": "toy", "data": "toy"}
+
+
 def classifier():
     return Classifier(Pooled(), input_size=(8, 8))
 
@@ -164,7 +167,7 @@ def test_rates_are_those_of_the_images(short, tmp_path, monkeypatch):
     monkeypatch.setitem(table2.ROWS, "xie", replace(row, settings=row.settings | {"small": steep}))
     for batch in (1, 12):
         experiment = Experiment(
-            row="xie", scale="small", classifier=classifier(), source=source(), limit=12, votes=5, batch=batch
+            **NAMES, row="xie", scale="small", classifier=classifier(), source=source(), limit=12, votes=5, batch=batch
         )
         runs.append({key: value for key, value in run_row(experiment, tmp_path).items() if key != "seconds"})
     assert runs[0] == runs[1]
@@ -204,7 +207,7 @@ def test_criteria():
 
 
 def test_images_are_moved_towards_the_first_example_of_another_class():
-    experiment = Experiment(row="roth", scale="small", classifier=classifier(), source=source(), batch=2)
+    experiment = Experiment(**NAMES, row="roth", scale="small", classifier=classifier(), source=source(), batch=2)
     labels, logits = _examples(experiment, list(experiment.source.items))
     images = source().load(list(experiment.source.items)[:2], (8, 8))
     assert labels.tolist() == [0, 1]
@@ -220,7 +223,9 @@ def test_images_are_moved_towards_the_first_example_of_another_class():
 
 
 def test_the_detector_is_calibrated_on_other_images():
-    experiment = Experiment(row="roth", scale="small", classifier=classifier(), source=source(), limit=12, batch=5)
+    experiment = Experiment(
+        **NAMES, row="roth", scale="small", classifier=classifier(), source=source(), limit=12, batch=5
+    )
     with pytest.raises(InputError, match="lower --limit"):
         experiment.make_defense(list(experiment.source.items))
 
@@ -235,6 +240,8 @@ def test_the_detector_is_calibrated_on_other_images():
     ],
 )
 def test_bad_input(settings, words, tmp_path):
-    given = {"row": "guo", "scale": "small", "classifier": classifier(), "source": source(), "limit": 3} | settings
+    given = (
+        NAMES | {"row": "guo", "scale": "small", "classifier": classifier(), "source": source(), "limit": 3} | settings
+    )
     with pytest.raises(InputError, match=words):
         run_row(Experiment(**given), tmp_path)
