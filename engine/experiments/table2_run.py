@@ -208,6 +208,11 @@ def run_row(
         attacks = {
             name: TowardsExamples(attack=attack, labels=labels, logits=logits) for name, attack in chunked.items()
         }
+    changes = list(setting.changes)
+    if votes != (usual := row.settings["full"].votes):
+        changes.append(f"our vote is of {votes} predictions instead of {usual}")
+    if experiment.defense is not None:
+        changes.append(f"the defense is {experiment.defense}, which was asked for")
     out.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {}
     done = plain = right = 0
@@ -231,7 +236,7 @@ def run_row(
             "data": experiment.data,
             "defense": call_text(defense.name, defense), "images": done, "of": len(items),
             "plain_accuracy": plain / done, "benign_accuracy": right / done, "criterion": row.criterion, "votes": votes,
-            "published": dict(zip(tallies, row.published, strict=True)), "changes": list(setting.changes),
+            "published": dict(zip(tallies, row.published, strict=True)), "changes": changes,
             **{name: tally.as_json() for name, tally in tallies.items()},
             "seed": experiment.seed, "seconds": round(time.monotonic() - started, 1),
         }  # fmt: skip

@@ -147,6 +147,8 @@ def test_the_command(row, short, tmp_path, monkeypatch):
     assert ran.exit_code == 0, ran.output
     for change in ROWS[row].settings["small"].changes:
         assert f"unlike the original: {change}" in ran.output
+    assert "our vote is of 3 predictions instead of" in ran.output
+    assert ("which was asked for" in ran.output) == (row == "xiao")
     found = json.loads((tmp_path / "out" / f"table2-{row}.json").read_text())
     assert found["images"] == 5
     assert found["published"] == dict(zip(("with_eot", "without_eot"), ROWS[row].published, strict=True))
