@@ -24,7 +24,7 @@ from cannonade.classifier import Network
 from cannonade.data.loader import open_loader
 from cannonade.data.sources import Source
 from cannonade.data.views import Augmentation, Feed
-from cannonade.defenses import build_defense
+from cannonade.defenses import build_transform
 from cannonade.defenses.bart import BaRT
 from cannonade.errors import InputError
 from cannonade.models import untrained
@@ -182,7 +182,7 @@ def measure(
         workers: of each side's loader.
         rounds: passes over the source that are timed of each side.
     """
-    part = build_defense(defense)
+    part = build_transform(defense)
     feed = Feed(size=size, batch=batch, shuffle=True, augmentation=Augmentation())
     passes = {"ours": _ours(source, feed, part, workers), "theirs": _theirs(source, feed, part, workers)}
     learner = Learner(model, 1 + max(item.label for item in source.items))

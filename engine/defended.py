@@ -1,4 +1,4 @@
-"""A defended classifier: a random transform, then the classifier, as an ordinary module."""
+"""A defended classifier: a random transform, then the classifier, which may hold a defense itself, as an ordinary module."""
 
 from typing import Literal
 
@@ -6,22 +6,22 @@ import torch
 from torch import Tensor, nn
 
 from cannonade.classifier import Classifier
+from cannonade.defenses import Defense
 from cannonade.draws import Draws, Phase, check_seed
 from cannonade.errors import InputError
-from cannonade.transforms.base import Transform
 
 _WORD = 1 << 32
 
 
 class DefendedClassifier(nn.Module):
-    """f_θ(x) = f(t_θ(x)), with a fresh θ for every row (paper, section 3).
+    """f_θ(x) = f(t_θ(x)), with a fresh θ for every row (paper, section 3); a defense of the model makes θ part of f instead.
 
     `logits(images, draws)` is what the engine calls: a pure function, independent of how rows are batched. `forward(images)`
     is for any other framework: it makes its own draws.
 
     Args:
         classifier: a `Classifier`, or any module that maps [0, 1] images to logits, which is then wrapped in one.
-        defense: the transform drawn before every prediction.
+        defense: the transform drawn before every prediction, or what is done inside the classifier at each.
         seed: of all draws, in [0, 2^64).
         randomness: what `forward` draws: "fresh", another θ for every row of every call; "fixed", row i always gets the same
             θ; "common", one θ for all rows of a call and a new one each call.
@@ -30,7 +30,7 @@ class DefendedClassifier(nn.Module):
     def __init__(
         self,
         classifier: nn.Module,
-        defense: Transform,
+        defense: Defense,
         *,
         seed: int = 0,
         randomness: Literal["fresh", "fixed", "common"] = "fresh",
@@ -64,7 +64,7 @@ class DefendedClassifier(nn.Module):
         Raises:
             InputError: the classifier returned another shape.
         """
-        logits: Tensor = self.classifier(self.defense(images, draws))
+        logits = self.defense.inside(self.classifier, self.defense(images, draws), draws)
         if logits.dim() != 2 or len(logits) != len(images):
             raise InputError(
                 f"a classifier must return one row of logits per image, [{len(images)}, K], got {list(logits.shape)}"

@@ -18,7 +18,6 @@ from cannonade.checks import check_images
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Phase
 from cannonade.errors import InputError
-from cannonade.transforms.identity import Identity
 
 _LEAST_EVAL_SAMPLES = 8
 
@@ -107,7 +106,7 @@ class AutoPGD:
         """Draws that steer, on this classifier."""
         if self.eval_samples is not None:
             return self.eval_samples
-        return 0 if isinstance(defended.defense, Identity) else max(self.gradient.samples, _LEAST_EVAL_SAMPLES)
+        return 0 if defended.defense.deterministic else max(self.gradient.samples, _LEAST_EVAL_SAMPLES)
 
     def _climb(self, steering: Steering, images: Tensor, restart: int) -> tuple[Tensor, Tensor]:
         """One start and its best point: [N, C, H, W] and its objective, [N]."""

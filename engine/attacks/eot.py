@@ -27,6 +27,7 @@ class Estimate:
         gradients: defended gradients that each image took.
         forwards: forward passes that each image took, those of the gradients included.
         chunk: rows of one pass, smaller than asked for after a retreat.
+        reached: [N] bool, whether the prediction of every draw satisfied the goal; None where that was not looked at.
     """
 
     gradient: Tensor
@@ -34,6 +35,7 @@ class Estimate:
     gradients: int
     forwards: int
     chunk: int
+    reached: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -106,36 +108,39 @@ class EOT:
         average = self._average_loss if self.average == "loss" else self._average_outputs
         chunk = resolve_chunk(self.chunk, defended, images, len(images) * self.samples)
         with torch.enable_grad():
-            (gradient, objective, forwards), used = with_retreat(
+            (gradient, objective, hits, forwards), used = with_retreat(
                 lambda size: average(defended, images, goal, loss, draws, size), chunk
             )
-        return Estimate(gradient, objective, self.samples, forwards, used)
+        return Estimate(gradient, objective, self.samples, forwards, used, hits == self.samples)
 
     def _average_loss(
         self, defended: DefendedClassifier, images: Tensor, goal: Goal, loss: Loss, draws: Draws, chunk: int
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
         gradient = torch.zeros_like(images)
-        objective = images.new_zeros(len(images))
+        objective, hits = (images.new_zeros(len(images)) for _ in range(2))
         for rows in self._chunks(images, draws, chunk):
             leaf = images[rows.images].detach().requires_grad_()
-            objectives = goal[rows.images].objective(defended.logits(leaf, rows.draws), loss)
+            own, logits = goal[rows.images], defended.logits(leaf, rows.draws)
+            objectives = own.objective(logits, loss)
             gradients = _input_gradient(objectives.sum(), leaf, None, defended, rows.draws)
             rows.add(gradient, gradients)
             rows.add(objective, objectives.detach())
-            del leaf, objectives, gradients  # else they live on beside the next chunk's activations
-        return gradient / self.samples, objective / self.samples, self.samples
+            rows.add(hits, own.reached(logits.detach().argmax(1)).to(hits.dtype))
+            del leaf, logits, objectives, gradients  # else they live on beside the next chunk's activations
+        return gradient / self.samples, objective / self.samples, hits, self.samples
 
     def _average_outputs(
         self, defended: DefendedClassifier, images: Tensor, goal: Goal, loss: Loss, draws: Draws, chunk: int
-    ) -> tuple[Tensor, Tensor, int]:
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
         """∇L(ψ(mean φ(f_j))): φ, ψ = identity for logits, softmax and log for probabilities."""
         once = chunk >= len(images) * self.samples
-        mean = images.new_zeros(len(images), defended.num_classes)
+        mean, hits = images.new_zeros(len(images), defended.num_classes), images.new_zeros(len(images))
         for rows in self._chunks(images, draws, chunk):
             with torch.set_grad_enabled(once):
                 leaf = images[rows.images].detach().requires_grad_(once)
                 outputs = self._output(defended.logits(leaf, rows.draws))
             rows.add(mean, outputs.detach())
+            rows.add(hits, goal[rows.images].reached(outputs.detach().argmax(1)).to(hits.dtype))
         mean = (mean / self.samples).requires_grad_()
         tiny = torch.finfo(mean.dtype).tiny
         objective = goal.objective(mean if self.average == "logits" else mean.clamp(min=tiny).log(), loss)
@@ -148,7 +153,7 @@ class EOT:
             gradients = _input_gradient(outputs, leaf, slope[rows.images], defended, rows.draws)
             rows.add(gradient, gradients)
             del leaf, outputs, gradients
-        return gradient / self.samples, objective.detach(), self.samples if once else 2 * self.samples
+        return gradient / self.samples, objective.detach(), hits, self.samples if once else 2 * self.samples
 
     def _output(self, logits: Tensor) -> Tensor:
         return logits if self.average == "logits" else logits.softmax(dim=1)

@@ -21,6 +21,9 @@ _SITE = 8  # random starts use the first sites of the start phase
 class FiniteDifferences:
     """(1/2σP) Σ (L(x + σu) − L(x − σu))·u over P normal directions u (Ilyas et al., ICML 2018, section 3.1).
 
+    As evolution strategies it is also the attack of Tramèr et al. (NeurIPS 2020) on k-winners-take-all, whose own gradient is
+    exact but good for no step: `PGD(loss="margin", gradient=FiniteDifferences(pairs=500, sigma=8 / 255, clip=False))`.
+
     Every point is asked about with draws of its own: an attacker who only asks cannot choose them.
 
     Attributes:
@@ -28,6 +31,7 @@ class FiniteDifferences:
         sigma: σ, in units of [0, 1].
         samples: m, predictions of a point.
         reading: "mean", the mean loss of the predictions; "vote", the lead among their labels.
+        clip: whether the points asked about are clipped to [0, 1].
         chunk: rows of one pass, or "auto".
     """
 
@@ -35,6 +39,7 @@ class FiniteDifferences:
     sigma: float = 0.01
     samples: int = 1
     reading: Reading = "mean"
+    clip: bool = True
     chunk: Chunk = "auto"
 
     def __post_init__(self) -> None:
@@ -70,7 +75,8 @@ class FiniteDifferences:
             values = []
             for side, sign in enumerate((1, -1)):
                 queries = own.queries + (2 * pair + side) * self.samples
-                points = (images[rows] + sign * self.sigma * directions).clamp(0, 1)
+                points = images[rows] + sign * self.sigma * directions
+                points = points.clamp(0, 1) if self.clip else points
                 value, chunk = ask(
                     defended, points, goal[rows], loss, replace(own, queries=queries), self.samples, self.reading, chunk
                 )

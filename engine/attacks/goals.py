@@ -97,7 +97,37 @@ class Mixed:
         return torch.where(self.targeted, predicted == self.targets, predicted != self.labels)
 
 
-Goal = Untargeted | Targeted | Mixed
+@dataclass(frozen=True)
+class MatchLogits:
+    """Given logits for each image, such as those of a clean image of another class (Tramèr et al., NeurIPS 2020).
+
+    What only looks at logits then sees nothing odd. It counts as reached where the prediction is wrong.
+
+    Attributes:
+        labels: [N] int64, the true labels.
+        logits: [N, K], what the logits shall be.
+    """
+
+    labels: Tensor
+    logits: Tensor
+
+    def __getitem__(self, rows: Tensor | slice) -> "MatchLogits":
+        """The goals of some images."""
+        return MatchLogits(self.labels[rows], self.logits[rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def objective(self, logits: Tensor, loss: Loss) -> Tensor:
+        """[N], what the attack maximises: minus the squared distance to the logits wanted, whatever the loss."""
+        return -(logits - self.logits).square().sum(1)
+
+    def reached(self, predicted: Tensor) -> Tensor:
+        """[N] bool, whether the predicted labels satisfy the goal."""
+        return predicted != self.labels
+
+
+Goal = Untargeted | Targeted | Mixed | MatchLogits
 
 
 def as_goal(goal: Goal | Tensor) -> Goal:

@@ -1,6 +1,7 @@
 """The direction of a step from the gradients so far: none but the last, heavy-ball momentum, or aggregated momentum."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -8,6 +9,19 @@ from torch import Tensor
 Direction = Callable[[Tensor], Tensor]
 
 _TINY = 1e-12
+_BETAS = (0.9, 0.999)
+
+
+class Directions(Protocol):
+    """What turns the gradients of the steps so far into directions."""
+
+    def direction(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """The direction of the next step of some images.
+
+        Args:
+            gradient: [M, C, H, W].
+            rows: [M], which of the N images it belongs to.
+        """
 
 
 class Momentum:
@@ -33,12 +47,7 @@ class Momentum:
         self._velocities: list[Tensor] = []
 
     def direction(self, gradient: Tensor, rows: Tensor) -> Tensor:
-        """The direction of the next step of some images.
-
-        Args:
-            gradient: [M, C, H, W].
-            rows: [M], which of the N images it belongs to.
-        """
+        """See `Directions`."""
         if not any(self._dampings):
             return self._direction(gradient)
         if not self._velocities:
@@ -53,3 +62,32 @@ class Momentum:
         velocity = self._dampings[number] * self._velocities[number][rows] + new
         self._velocities[number][rows] = velocity
         return velocity
+
+
+class SignAdam:
+    """Adam's steps (Kingma & Ba, ICLR 2015) for signs of gradients, as Athalye et al. (ICML 2018) attack activation pruning.
+
+    A sign that stays the same gives steps of size 1. Images may drop out, but not come back.
+
+    Args:
+        shape: [N, C, H, W].
+    """
+
+    def __init__(self, shape: torch.Size) -> None:
+        self._shape = shape
+        self._count = 0
+        self._mean = self._square = torch.empty(0)
+
+    def direction(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """See `Directions`."""
+        if not self._count:
+            self._mean, self._square = (gradient.new_zeros(self._shape) for _ in range(2))
+        self._count += 1
+        sign = gradient.sign()
+        self._mean[rows] = _BETAS[0] * self._mean[rows] + (1 - _BETAS[0]) * sign
+        self._square[rows] = _BETAS[1] * self._square[rows] + (1 - _BETAS[1]) * sign.square()
+        mean, square = (
+            moment[rows] / (1 - beta**self._count)
+            for moment, beta in zip((self._mean, self._square), _BETAS, strict=True)
+        )
+        return mean / (square.sqrt() + 1e-8)

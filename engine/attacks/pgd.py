@@ -12,7 +12,7 @@ from cannonade.attacks.eot import EOT
 from cannonade.attacks.finite_differences import FiniteDifferences
 from cannonade.attacks.goals import Goal, as_goal
 from cannonade.attacks.losses import LOSSES, margin
-from cannonade.attacks.momentum import Momentum
+from cannonade.attacks.momentum import Directions, Momentum, SignAdam
 from cannonade.attacks.norms import NORMS
 from cannonade.attacks.reach import lost_gradient
 from cannonade.attacks.schedules import SCHEDULES
@@ -43,12 +43,15 @@ class PGD:
         schedule: of the step size: "constant", "cosine" (to nearly 0) or "halving" (after each quarter).
         momentum: μ of heavy-ball momentum, 0 for none, or several numbers for aggregated momentum, such as (0, 0.9, 0.99).
         direction: "steepest" for the norm's direction of steepest ascent (the sign in linf), "gradient" for the gradient as it
-            is, as in the attacks of Athalye et al. (ICML 2018) on input transformations; α is then a learning rate.
+            is, as in the attacks of Athalye et al. (ICML 2018) on input transformations; "adam" for Adam's step on its sign, as
+            in theirs on activation pruning; α is then a learning rate.
         order: "project_clip" as above; "clip_project" clips first, as ART, advertorch and cleverhans do. They differ in l2, l1.
         restarts: how often to start; the point with the largest lead in a selection vote is returned.
         freeze_every: after so many steps, vote, and leave alone from then on the images that lead by 2·√votes (two standard
-            deviations of a coin's lead), so that passes are filled with unfinished ones; 0 for never.
+            deviations of a coin's lead) or by all votes, so that passes are filled with unfinished ones; 0 for never.
         selection_votes: predictions of a selection vote.
+        stop: leave an image alone from the step on at which all draws of its gradient satisfy the goal, as the attacks of
+            Athalye et al. do. Only with `EOT`, and of little meaning for few samples.
         gradient: how the gradient of the stochastic classifier is estimated.
     """
 
@@ -60,11 +63,12 @@ class PGD:
     loss: str = "cross_entropy"
     schedule: str = "constant"
     momentum: float | tuple[float, ...] = 0.0
-    direction: Literal["steepest", "gradient"] = "steepest"
+    direction: Literal["steepest", "gradient", "adam"] = "steepest"
     order: Literal["project_clip", "clip_project"] = "project_clip"
     restarts: int = 1
     freeze_every: int = 0
     selection_votes: int = 20
+    stop: bool = False
     gradient: EOT | FiniteDifferences = field(default_factory=EOT)
 
     def __post_init__(self) -> None:
@@ -72,7 +76,7 @@ class PGD:
         for name, value, valid in (
             ("loss", self.loss, LOSSES),
             ("schedule", self.schedule, SCHEDULES),
-            ("direction", self.direction, ("steepest", "gradient")),
+            ("direction", self.direction, ("steepest", "gradient", "adam")),
             ("order", self.order, ("project_clip", "clip_project")),
         ):
             if value not in valid:
@@ -90,6 +94,10 @@ class PGD:
         dampings = self.momentum if isinstance(self.momentum, tuple) else (self.momentum,)
         if not dampings or not all(0 <= damping < 1 for damping in dampings):
             raise InputError(f"momentum must be in [0, 1), or several such numbers, got {self.momentum}")
+        if self.direction == "adam" and self.momentum != 0:
+            raise InputError(f"momentum must be 0 with direction='adam', which has its own, got {self.momentum}")
+        if self.stop and not isinstance(self.gradient, EOT):
+            raise InputError("stop must be False without EOT: use freeze_every")
 
     def __call__(
         self, defended: DefendedClassifier, images: Tensor, goal: Goal | Tensor, *, ids: Tensor | None = None
@@ -122,8 +130,7 @@ class PGD:
 
     def _climb(self, run: "_Run", restart: int) -> Tensor:
         """From one start to its last iterate, [N, C, H, W]; only the images still open move."""
-        step = NORMS[self.norm].step if self.direction == "steepest" else torch.clone
-        momentum = Momentum(self.momentum, run.images.shape, step, raw=self.direction == "gradient")
+        directions = self._directions(run.images.shape)
         points = self._start(run, restart)
         for number in range(self.steps):
             if number and self.freeze_every and number % self.freeze_every == 0:
@@ -131,11 +138,17 @@ class PGD:
             rows = run.open
             if len(rows) == 0:
                 break
-            gradient, finite = run.estimate(points[rows], restart * self.steps + number)
+            gradient, moving = run.estimate(points[rows], restart * self.steps + number)
             size = self.step_size * SCHEDULES[self.schedule](number / self.steps)
-            inside = self._moved(points[rows], run.images[rows], momentum.direction(gradient, rows), size)
-            points[rows] = torch.where(finite[:, None, None, None], inside, points[rows])
+            inside = self._moved(points[rows], run.images[rows], directions.direction(gradient, rows), size)
+            points[rows] = torch.where(moving[:, None, None, None], inside, points[rows])
         return points
+
+    def _directions(self, shape: torch.Size) -> Directions:
+        if self.direction == "adam":
+            return SignAdam(shape)
+        step = NORMS[self.norm].step if self.direction == "steepest" else torch.clone
+        return Momentum(self.momentum, shape, step, raw=self.direction == "gradient")
 
     def _start(self, run: "_Run", restart: int) -> Tensor:
         if not self.random_start and restart == 0:
@@ -160,7 +173,7 @@ class _Run:
 
     Attributes:
         images: [N, C, H, W], the originals.
-        open: [M] int64, the images that no selection vote has shown broken.
+        open: [M] int64, the images that neither a selection vote nor the draws of a step have shown broken.
         best: [N, C, H, W], the points to return.
         cost: [4, N] int64: gradients, forwards, steps without finite gradient, steps with a zero one.
         gradient: the estimator, with the chunk it has come down to.
@@ -180,7 +193,7 @@ class _Run:
         return Draws(seed=self._defended.seed, phase=phase, images=self._ids, queries=torch.full_like(self._ids, query))
 
     def estimate(self, points: Tensor, number: int) -> tuple[Tensor, Tensor]:
-        """The gradients of the open images, 0 where they are not finite, and [M] where they are.
+        """The gradients of the open images, 0 where they are not finite, and [M] bool, which images are to move along them.
 
         Args:
             points: [M, C, H, W].
@@ -195,12 +208,21 @@ class _Run:
         zero = ~estimate.gradient.flatten(1).any(1)
         spent = torch.tensor((estimate.gradients, estimate.forwards), device=rows.device)[:, None].expand(2, len(rows))
         self.cost[:, rows] += torch.cat((spent, torch.stack((~finite, zero))))
-        return torch.where(finite[:, None, None, None], estimate.gradient, 0), finite
+        gradient = torch.where(finite[:, None, None, None], estimate.gradient, 0)
+        if not self._attack.stop or estimate.reached is None:
+            return gradient, finite
+        self._close(estimate.reached)
+        return gradient, finite & ~estimate.reached
 
     def freeze(self, points: Tensor) -> None:
         """Close the images that a selection vote on their points shows broken."""
         leads = self._lead(points[self.open], self.open)
-        self.open = self.open[leads < 2 * self._attack.selection_votes**0.5]
+        votes = self._attack.selection_votes
+        self._close(leads >= min(2 * votes**0.5, votes))
+
+    def _close(self, done: Tensor) -> None:
+        """Leave open images alone from now on: [M] bool."""
+        self.open = self.open[~done]
         self._open_on_host = self.open.cpu()
 
     def keep(self, rows: Tensor, points: Tensor) -> None:

@@ -5,13 +5,28 @@ from pathlib import Path
 
 from rich.console import Console
 
-from cannonade.cli import advise, bench, certify, demo, evaluate, finetune, info, report, sanity, transforms, vote
+from cannonade.cli import (
+    advise,
+    bench,
+    calibrate,
+    certify,
+    demo,
+    evaluate,
+    finetune,
+    info,
+    report,
+    reproduce,
+    sanity,
+    transforms,
+    vote,
+)
 from cannonade.cli.app import app
 from cannonade.errors import InputError
 
 __all__ = [
     "advise",
     "bench",
+    "calibrate",
     "certify",
     "demo",
     "evaluate",
@@ -19,6 +34,7 @@ __all__ = [
     "info",
     "main",
     "report",
+    "reproduce",
     "sanity",
     "transforms",
     "vote",

@@ -335,7 +335,7 @@ def finetune(
     from cannonade.bench.finetune import check, measure
     from cannonade.bench.hardware import describe
     from cannonade.data.sources import open_source
-    from cannonade.defenses import build_defense
+    from cannonade.defenses import build_transform
     from cannonade.training.memory import keep_freed_memory
 
     keep_freed_memory()  # as `finetune` does; the other side's workers inherit it
@@ -344,7 +344,7 @@ def finetune(
     size, rows, apart = (side, side), [], {}
     table = Table("", "network", "ours", "quartiles", "image by image", "quartiles", "ratio", box=None)
     for call in defense or ("smoothing", "bart(k=5)", "bart_gao(k=6)"):
-        apart[call] = check(source.limited(16), size, build_defense(call))
+        apart[call] = check(source.limited(16), size, build_transform(call))
         for row in measure(source, size, call, model=model, batch=batch, workers=workers, rounds=rounds):
             rows.append(row)
             sides = (row.ours, row.ours_quartiles), (row.theirs, row.theirs_quartiles)

@@ -6,7 +6,7 @@ sgn(x + θ − k): k = 0 before it was trained on defended data, k = 1 after. He
 """
 
 from dataclasses import dataclass
-from math import comb, sqrt
+from math import asin, comb, pi, sqrt
 
 import numpy as np
 import torch
@@ -17,13 +17,17 @@ from cannonade.attacks.pgd import PGD
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
 from cannonade.evaluation.outcome import evaluate_batch
 from cannonade.transforms import Transform
 from cannonade.transforms.identity import Identity
 from cannonade.transforms.noise import Smoothing
+from cannonade.voting import majority_vote
 
 HALF_WIDTH = 12.0  # x is clipped to ±12: eleven standard deviations from either mean
 _SCALE = 2 * HALF_WIDTH
+_LEAST_SIGMA, _MOST_SIGMA = 0.05, 10.0
+_NODES = np.polynomial.legendre.leggauss(400)
 
 
 class SignClassifier(nn.Module):
@@ -40,12 +44,12 @@ class SignClassifier(nn.Module):
 
 
 @dataclass(frozen=True)
-class RobustAccuracy:
-    """A robust accuracy, the share of correctly classified points that stay correct under attack.
+class Share:
+    """A robust accuracy, the share of correctly classified points that stay correct under attack, or an invariance.
 
     Attributes:
         value: the share.
-        points: number of correctly classified points.
+        points: of how many points.
     """
 
     value: float
@@ -66,8 +70,8 @@ def simulate(
     shared_draws: bool = False,
     points: int = 100_000,
     seed: int = 0,
-) -> RobustAccuracy:
-    """The robust accuracy by the engine's own PGD, defense and vote.
+) -> Share:
+    """The robust accuracy A(k) by the engine's own PGD, defense and vote.
 
     Args:
         k: shift of the classifier.
@@ -78,15 +82,9 @@ def simulate(
         points: number of points, half of each label.
         seed: of the points and of every draw.
     """
-    ids = torch.arange(points)
-    labels = ids % 2
-    source = Draws(seed=seed, phase=Phase.TRAINING, images=ids, queries=torch.zeros_like(ids))
-    x = source.site(0).normal() + (2.0 * labels - 1)
-    images = ((x + HALF_WIDTH) / _SCALE).clamp(0, 1)[:, None, None, None].expand(-1, 3, 1, 1)
-    classifier = Classifier(SignClassifier(k), input_size=(1, 1))
-    defense: Transform = Identity() if sigma is None else Smoothing(sigma=sigma / _SCALE, mean=1 / _SCALE)
+    images, labels = _points(points, seed)
     outcome = evaluate_batch(
-        DefendedClassifier(classifier, defense, seed=seed),
+        _defended(k, sigma, seed),
         images,
         labels,
         PGD(eps=eps / _SCALE, steps=1, step_size=eps / _SCALE),
@@ -94,7 +92,30 @@ def simulate(
         shared_draws=shared_draws,
     )
     kept = ~outcome.success
-    return RobustAccuracy(float(kept.double().mean()), len(kept))
+    return Share(float(kept.double().mean()), len(kept))
+
+
+def simulate_invariance(*, k: float, sigma: float, points: int = 100_000, seed: int = 0) -> Share:
+    """The invariance R(k), Pr[F_θ(x) = F(x)] with F(x) = sgn(x), by the engine's own defense and vote; see `simulate`."""
+    images, _ = _points(points, seed)
+    plain = majority_vote(_defended(0, None, seed), images, 1).labels
+    defended = majority_vote(_defended(k, sigma, seed), images, 1).labels
+    return Share(float((defended == plain).double().mean()), points)
+
+
+def _points(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Points as images [N, 3, 1, 1], and their labels [N], 0 for −1."""
+    ids = torch.arange(count)
+    labels = ids % 2
+    source = Draws(seed=seed, phase=Phase.TRAINING, images=ids, queries=torch.zeros_like(ids))
+    x = source.site(0).normal() + (2.0 * labels - 1)
+    return ((x + HALF_WIDTH) / _SCALE).clamp(0, 1)[:, None, None, None].expand(-1, 3, 1, 1), labels
+
+
+def _defended(k: float, sigma: float | None, seed: int) -> DefendedClassifier:
+    classifier = Classifier(SignClassifier(k), input_size=(1, 1))
+    defense: Transform = Identity() if sigma is None else Smoothing(sigma=sigma / _SCALE, mean=1 / _SCALE)
+    return DefendedClassifier(classifier, defense, seed=seed)
 
 
 def undefended(eps: float) -> float:
@@ -103,13 +124,46 @@ def undefended(eps: float) -> float:
 
 
 def defended_shared(eps: float, sigma: float, k: float) -> float:
-    """Equation (5) at k = 0 and (6) at k = 1, and the general shift: both predictions see the same θ.
+    """A(k), robust accuracy for any shift k; equation (5) is k = 0 and (6) is k = 1. Both predictions see the same θ.
 
     [Φ'(2 − k − ε) + Φ'(k − ε)] / [Φ'(2 − k) + Φ'(k)], with Φ' the distribution function of N(0, 1 + σ²).
     """
     scale = sqrt(1 + sigma * sigma)
     kept = _normal_cdf((2 - k - eps) / scale) + _normal_cdf((k - eps) / scale)
     return kept / (_normal_cdf((2 - k) / scale) + _normal_cdf(k / scale))
+
+
+def invariance(sigma: float, k: float) -> float:
+    """R(k) = Pr[sgn(x + θ − k) = sgn(x)]: how often the defended classifier answers as the undefended one.
+
+    ½ Σ_y [Φ₂(y, b; ρ) + Φ₂(−y, −b; ρ)] with b = ρ(y + 1 − k) and ρ = 1/√(1 + σ²), the correlation of x and x + θ.
+
+    Args:
+        sigma: of the defense, at least 0.05: the numerical integral is exact to 1e-9 there.
+        k: shift of the classifier.
+
+    Raises:
+        InputError: sigma is smaller.
+    """
+    if not sigma >= _LEAST_SIGMA:
+        raise InputError(f"sigma must be at least {_LEAST_SIGMA} for the invariance, got {sigma}")
+    rho = 1 / sqrt(1 + sigma * sigma)
+    return sum(
+        _both_below(y, rho * (y + 1 - k), rho) + _both_below(-y, -rho * (y + 1 - k), rho) for y in (-1.0, 1.0)
+    ) / 2  # fmt: skip
+
+
+def least_sigma(eps: float) -> float:
+    """The σ from which on the order (5) > (6) > (4) holds; for smaller ones it does not. 0 where it always holds.
+
+    The order changes at most once between 0 and 10, for eps in (0, 2].
+    """
+    low, high = 0.0, _MOST_SIGMA
+    for _ in range(40):
+        middle = (low + high) / 2
+        five, six = (defended_shared(eps, middle, k) for k in (0, 1))
+        low, high = (low, middle) if five > six > undefended(eps) else (middle, high)
+    return high
 
 
 def defended_independent(eps: float, sigma: float, k: float, n: int = 1) -> float:
@@ -134,6 +188,15 @@ def _vote(p: NDArray[np.float64], n: int, wins_ties: bool) -> NDArray[np.float64
     terms = [comb(n, hits) * p**hits * (1 - p) ** (n - hits) for hits in range(needed, n + 1)]
     total: NDArray[np.float64] = np.sum(terms, axis=0)
     return total
+
+
+def _both_below(h: float, k: float, rho: float) -> float:
+    """Φ₂(h, k; ρ), 0 ≤ ρ < 1, by Gauss-Legendre quadrature of Plackett's identity (Drezner & Wesolowsky 1990)."""
+    end = asin(rho)
+    angles, weights = _NODES
+    t = end * (angles + 1) / 2
+    density = np.exp(-(h * h + k * k - 2 * h * k * np.sin(t)) / (2 * np.cos(t) ** 2))
+    return _normal_cdf(h) * _normal_cdf(k) + float((weights * density).sum()) * end / 2 / (2 * pi)
 
 
 def _cdf(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,6 +8,8 @@ import torch
 from cannonade.data.loader import Backend
 from cannonade.data.sources import check_same_classes, open_source
 from cannonade.defenses import build_defense
+from cannonade.defenses.model_side import ModelDefense
+from cannonade.errors import InputError
 from cannonade.evaluation.subject import exact_arithmetic, find_device
 from cannonade.training.distributed import ranks_from_environment
 from cannonade.training.recipe import Recipe
@@ -37,6 +39,10 @@ def assemble(
         InputError: a name, an argument, a file or a device that cannot be used.
     """
     part = build_defense(defense)
+    if not part.trainable:
+        raise InputError(f"a defense to train behind must change images or activations, got {part.name}")
+    if recipe.compile and isinstance(part, ModelDefense):
+        raise InputError(f"{part.name} cannot reach into a compiled network: train without --compile")
     ranks = ranks_from_environment()
     recipe.rows(ranks.world)
     if device == "auto" and ranks.world > 1 and torch.cuda.is_available():

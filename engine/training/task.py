@@ -11,11 +11,11 @@ import torch
 from cannonade.data.loader import Backend, Loader, open_loader
 from cannonade.data.sources import Source
 from cannonade.data.views import Feed
+from cannonade.defenses import Defense
 from cannonade.errors import InputError
 from cannonade.training.distributed import Ranks
 from cannonade.training.recipe import Recipe
 from cannonade.training.start import Start
-from cannonade.transforms.base import Transform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Task:
 
     start: Start
     initial: str
-    defense: Transform
+    defense: Defense
     train: Source
     validation: Source
     recipe: Recipe

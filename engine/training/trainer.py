@@ -92,7 +92,7 @@ class Trainer:
                 self._alone(number + 1 < len(passes)),
                 seeded(self._seed(place), task.device),
             ):
-                logits = self._model(images)
+                logits = task.defense.inside(self._model, images, draws)
                 loss = cross_entropy(logits, batch.labels, reduction="sum")
                 self._scaler.scale(loss / count).backward()
             outcome += torch.stack((loss.detach(), (logits.detach().argmax(1) == batch.labels).sum()))

@@ -11,7 +11,6 @@ from cannonade.data.views import Feed
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Phase
 from cannonade.training.task import Task
-from cannonade.transforms.identity import Identity
 from cannonade.voting import majority_vote
 
 _ROWS = 256  # of one pass, at most; fixed, so that no number depends on the memory of the moment
@@ -50,7 +49,7 @@ def validate(task: Task, module: nn.Module) -> tuple[Validation, list[dict[str, 
         autocast=task.recipe.autocast,
     )  # fmt: skip
     defended = DefendedClassifier(classifier, task.defense, seed=task.recipe.seed)
-    votes = 1 if isinstance(task.defense, Identity) else task.recipe.votes
+    votes = 1 if task.defense.deterministic else task.recipe.votes
     rows = min(_ROWS, task.rows * task.recipe.accumulate)
     feed = Feed(size=card.input_size, batch=rows, rank=task.ranks.rank, world=task.ranks.world)
     own: list[dict[str, Any]] = []

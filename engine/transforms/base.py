@@ -2,7 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -98,6 +98,8 @@ class Transform(ABC):
             many light operations, whose intermediate results would fill the memory and miss the cache.
         operation: the colour operation that it is, where it is one; see `operation_parameters`.
         on_host: names of the parameters that are read on the host, and do not follow the images to their device.
+        deterministic: whether every draw is the same.
+        trainable: whether a network can be trained behind it.
         example: constructor arguments of a small example, where the defaults alone make nothing that can run.
     """
 
@@ -109,6 +111,8 @@ class Transform(ABC):
 
     operation: ClassVar[Operation | None] = None
     on_host: ClassVar[frozenset[str]] = frozenset()
+    deterministic: ClassVar[bool] = False
+    trainable: ClassVar[bool] = True
 
     backward: Literal["own", "identity"] = "own"
 
@@ -205,3 +209,7 @@ class Transform(ABC):
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Draw parameters for each image and transform it: the form in which a transform is a defense."""
         return self.transform(images, self.sample(draws, images.shape))
+
+    def inside(self, classifier: Callable[[Tensor], Tensor], images: Tensor, draws: Draws) -> Tensor:
+        """The classifier's logits for images already transformed: inside it a transform does nothing."""
+        return classifier(images)

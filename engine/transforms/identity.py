@@ -16,6 +16,7 @@ class Identity(Transform):
 
     gradient: ClassVar[Gradient] = Gradient.EXACT
     least_side: ClassVar[int] = 1
+    deterministic: ClassVar[bool] = True
 
     def sample(self, draws: Draws, shape: torch.Size) -> Params:
         """Nothing to draw."""

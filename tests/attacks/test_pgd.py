@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from cannonade.attacks.eot import EOT
+from cannonade.attacks.finite_differences import FiniteDifferences
 from cannonade.attacks.goals import Targeted, Untargeted
+from cannonade.attacks.losses import LOSSES
 from cannonade.attacks.norms import NORMS
 from cannonade.attacks.pgd import PGD
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
-from cannonade.draws import Phase
+from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.models import load_model
 from cannonade.transforms.identity import Identity
@@ -383,6 +385,73 @@ def test_everybody_frozen_ends_the_attack():
     assert result.gradients.tolist() == [1] * 6
 
 
+def test_one_vote_freezes_on_a_deterministic_classifier():
+    """Of so few votes that none leads by 2·√votes, all must agree."""
+    images, labels = toy()
+    defended = defend(Linear(), Identity())
+    attack = PGD(eps=0.3, steps=12, step_size=0.005, freeze_every=1, selection_votes=1)
+    result = attack(defended, images, labels)
+    assert ((defended(result.images).argmax(1) != labels) == (result.gradients < 12)).all()
+    assert 1 < result.gradients.max() < 12
+
+
+def test_stop_leaves_an_image_alone_once_no_draw_is_right():
+    """At the point returned the next draws are all wrong, one step before they were not, and others go on."""
+    images, labels = toy()
+    defended = defend(Linear(), Smoothing(sigma=0.3), seed=4)
+    attack = PGD(eps=0.5, steps=30, step_size=0.01, stop=True, gradient=EOT(samples=7, chunk=20))
+    result = attack(defended, images, labels)
+    number = result.gradients // 7
+    assert 1 < number.min() < number.max() < 30
+    for row in range(6):
+        right = []
+        for before in (0, 1):
+            steps = int(number[row]) - 1 - before
+            point = images[row : row + 1]
+            if steps:
+                plain = replace(attack, steps=steps, stop=False)
+                point = plain(defended, point, labels[row : row + 1], ids=torch.tensor([row])).images
+            if not before:
+                torch.testing.assert_close(point, result.images[row : row + 1])
+            queries = torch.arange(7 * steps, 7 * steps + 7)
+            draws = Draws(seed=4, phase=Phase.ATTACK, images=torch.full((7,), row), queries=queries)
+            predicted = defended.logits(point.expand(7, -1, -1, -1), draws).argmax(1)
+            right.append(int((predicted == labels[row]).sum()))
+        assert right[0] == 0 < right[1]
+
+
+@pytest.mark.parametrize("average", ["loss", "logits"])
+@pytest.mark.parametrize("chunk", [3, 64])
+def test_what_all_draws_reached_is_the_same_in_any_chunk(average, chunk):
+    images, labels = toy()
+    defended = defend(Linear(), Smoothing(sigma=3.0), seed=4)
+    draws = Draws(seed=4, phase=Phase.ATTACK, images=torch.arange(6), queries=torch.zeros(6, dtype=torch.int64))
+    found = EOT(samples=2, average=average, chunk=chunk).estimate(
+        defended, images, Untargeted(labels), LOSSES["margin"], draws
+    )
+    each = [defended.logits(images, replace(draws, queries=draws.queries + j)).argmax(1) != labels for j in range(2)]
+    assert torch.equal(found.reached, each[0] & each[1])
+    assert 0 < int(found.reached.sum()) < 6
+
+
+def test_adam_on_signs_equals_torch_s():
+    images, labels = toy()
+    module = Linear()
+    point = images.clone().requires_grad_()
+    adam = torch.optim.Adam([point], lr=0.02, maximize=True)
+    wavy = Wavy()
+    for _ in range(8):
+        loss = nn.functional.cross_entropy(wavy(point), labels, reduction="sum")
+        point.grad = torch.autograd.grad(loss, point)[0].sign()
+        adam.step()
+        point.data = point.data.clamp(images - 0.05, images + 0.05).clamp(0, 1)
+    attack = PGD(eps=0.05, step_size=0.02, steps=8, direction="adam")
+    torch.testing.assert_close(attack(defend(wavy, Identity()), images, labels).images, point.data, rtol=0, atol=1e-5)
+    once = replace(attack, steps=1, step_size=0.01)(defend(module, Identity()), images, labels).images
+    inside = (images > 0.01) & (images < 0.99)
+    torch.testing.assert_close((once - images).abs()[inside], torch.full_like(once, 0.01)[inside], rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("momentum", [0.9, (0, 0.9)])
 def test_momentum_survives_a_gradient_that_is_not_finite(momentum):
     class Moody(Linear):
@@ -420,7 +489,9 @@ def test_empty_batch():
         ({"norm": "l7"}, "norm must be one of linf, l2, l1, got 'l7'"),
         ({"loss": "dlr?"}, "loss must be one of cross_entropy"),
         ({"schedule": "linear"}, "schedule must be one of constant, cosine, halving, got 'linear'"),
-        ({"direction": "raw"}, "direction must be one of steepest, gradient, got 'raw'"),
+        ({"direction": "raw"}, "direction must be one of steepest, gradient, adam, got 'raw'"),
+        ({"direction": "adam", "momentum": 0.9}, "momentum must be 0 with direction='adam'"),
+        ({"stop": True, "gradient": FiniteDifferences()}, "stop must be False without EOT"),
         ({"order": "clip"}, "order must be one of project_clip, clip_project, got 'clip'"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\), or several such numbers, got 1.0"),
         ({"momentum": ()}, "momentum must be"),

@@ -1,0 +1,113 @@
+"""`cannonade reproduce`: the paper's claims, each as a command."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cannonade.cli.app import app, console
+
+if TYPE_CHECKING:
+    from cannonade.experiments.theory_report import Comparison
+
+reproduce = typer.Typer(help="The paper's claims, each as a command.", no_args_is_help=True)
+app.add_typer(reproduce, name="reproduce")
+
+
+@reproduce.command()
+def theory(
+    out: Annotated[Path, typer.Option(help="Folder for theory.json and theory.svg.")],
+    eps: Annotated[float, typer.Option(help="Radius of the attack, in units of the task's x.")] = 0.1,
+    points: Annotated[int, typer.Option(help="Points of each simulation.")] = 400_000,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+) -> None:
+    """Section 5: equations (4) to (8) and the general shift, in closed form and simulated; robustness against invariance.
+
+    Exits with status 1 where a simulation is more than 4 standard errors from its closed form.
+    """
+    from cannonade.experiments.theory_report import reproduce_theory
+
+    console.print("equation                   σ     k    closed    simulated        deviation", highlight=False)
+    rows, least = reproduce_theory(out, eps=eps, points=points, seed=seed, progress=_print)
+    console.print(
+        f"the order (5) > (6) > (4) holds from σ = {least:.3f} on at ε = {eps:g}, and not for smaller σ\n"
+        f"{out / 'theory.svg'}\n{out / 'theory.json'}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    if not all(row.agrees for row in rows):
+        raise typer.Exit(1)
+
+
+def _print(row: "Comparison") -> None:
+    sigma = "—" if row.sigma is None else f"{row.sigma:g}"
+    console.print(
+        f"{row.name:24}  {sigma:>4}  {row.k:>4g}   {row.closed:.5f}   {row.simulated:.5f} ± {row.standard_error:.5f}  "
+        f"{row.deviation:+.1f} {'' if row.agrees else 'DISAGREES'}",
+        highlight=False,
+    )
+
+
+@reproduce.command()
+def table2(
+    row: Annotated[str, typer.Option(help="guo, xie, dhillon, xiao or roth.")],
+    model: Annotated[str, typer.Option(help="Classifier, best one trained for the row's defense.")],
+    data: Annotated[str, typer.Option(help="ImageNet for guo and xie, CIFAR-10 for the others; see evaluate.")],
+    out: Annotated[Path, typer.Option(help="Folder for table2-ROW.json.")],
+    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    scale: Annotated[
+        str, typer.Option(help="full, the original settings; or small, which says what it changed.")
+    ] = "full",
+    defense: Annotated[
+        str | None, typer.Option(help="In place of the row's own call, such as 'kwta(fraction=0.2)'.")
+    ] = None,
+    limit: Annotated[int, typer.Option(help="Images that are evaluated, spread evenly over the data.")] = 1000,
+    votes: Annotated[int | None, typer.Option(help="n, of our vote; the row's own by default.")] = None,
+    batch: Annotated[int, typer.Option(help="Images of one batch.")] = 50,
+    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+) -> None:
+    """A row of Table 2: the original attack with EOT and the ablation without, by the row's own criterion and by our vote."""
+    from cannonade.evaluation.subject import open_subject, parse_chunk
+    from cannonade.experiments.table2_run import Experiment, run_row
+
+    rows = parse_chunk(chunk)
+    subject = open_subject(
+        model=model, data=data, defense="identity", weights=weights, limit=None, seed=seed, device=device,
+        restrict=restrict,
+    )  # fmt: skip
+    experiment = Experiment(
+        model=model if weights is None else f"{model} with {weights}", data=data,
+        row=row, scale=scale, classifier=subject.defended.classifier, source=subject.source, defense=defense,  # type: ignore[arg-type]
+        limit=limit, votes=votes, batch=batch, chunk=rows, seed=seed,
+    )  # fmt: skip
+    found = run_row(
+        experiment, out, lambda done, total: console.print(f"{done} of {total} images", style="dim", highlight=False)
+    )
+    console.print(
+        f"{found['title']}: {found['defense']}\n{found['images']} images, {_percent(found['plain_accuracy'])} right without "
+        f"the defense, {_percent(found['benign_accuracy'])} by a vote of {found['votes']} with it",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    for name, words in (("with_eot", "with EOT"), ("without_eot", "without EOT")):
+        own = found[name]
+        labels = {"own_criterion": f"where {found['criterion']}", "vote": "by vote", "null": "by vote unperturbed"}
+        rates = ", ".join(
+            f"{_percent(own[key])} {_interval(own[f'{key}_ci95'])} {label}" for key, label in labels.items()
+        )
+        console.print(
+            f"{words}: {own['attack']}\n  {own['attacked']} attacked: {rates}; paper {_percent(found['published'][name])}",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    for change in found["changes"]:
+        console.print(f"unlike the original: {change}", highlight=False, soft_wrap=True)
+    console.print(f"{out / f'table2-{row}.json'}", highlight=False, soft_wrap=True)
+
+
+def _percent(share: float | None) -> str:
+    return "—" if share is None else f"{100 * share:.1f} %"
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"[{100 * bounds[0]:.1f}, {100 * bounds[1]:.1f}]"
