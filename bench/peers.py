@@ -6,17 +6,15 @@ paper's authors did, by replacing `loss_gradient`.
 """
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from cannonade.integrations.adv_lib import import_adv_lib
 from cannonade.kernels.backend import on_device
 
 
@@ -111,10 +109,7 @@ def adv_lib_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budge
 
     Not through its `apgd`, which with `best_loss` forgets `n_iter` and always takes 100 steps.
     """
-    if "visdom" not in sys.modules and find_spec("visdom") is None:
-        # adv_lib imports its plotting server at once; nothing plots here.
-        sys.modules["visdom"] = ModuleType("visdom")
-    run: Any = import_module("adv_lib.attacks.auto_pgd")._apgd
+    run = import_adv_lib("adv_lib.attacks.auto_pgd")._apgd
     settings: Any = {"norm": float("inf"), "loss_function": "ce"}
     eps = images.new_full((len(images),), budget.eps)
     with _seeded():

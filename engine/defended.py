@@ -142,7 +142,7 @@ class DefendedClassifier(nn.Module):
         if self.samples == 1:
             return self.logits(images, draws)
         logits = self.logits(images.repeat_interleave(self.samples, dim=0), draws)
-        each = logits.unflatten(0, (len(images), self.samples))
+        each: Tensor = logits.unflatten(0, (len(images), self.samples))
         if self.average == "logits":
             return each.mean(1)
         return each.log_softmax(2).logsumexp(1) - math.log(self.samples)
