@@ -104,6 +104,14 @@ class Classifier(nn.Module):
 
     Warns:
         UserWarning: the module returns probabilities, or what was prepared was dropped.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> classifier = Classifier(net, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> classifier.num_classes, classifier.folded
+        (4, 1)
+        >>> classifier(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 4])
     """
 
     def __init__(

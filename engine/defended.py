@@ -71,6 +71,14 @@ class DefendedClassifier(nn.Module):
 
     Raises:
         InputError: seed, randomness, samples or average are out of range.
+
+    Example:
+        >>> from cannonade import build_defense
+        >>> net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten())
+        >>> defended = DefendedClassifier(net, build_defense("rotation(degrees=90)"))
+        >>> images = torch.linspace(0, 1, 3 * 8 * 8).reshape(1, 3, 8, 8)
+        >>> torch.equal(defended(images), defended(images))
+        False
     """
 
     def __init__(

@@ -12,5 +12,9 @@ def build_defense(text: str) -> Transform:
 
     Raises:
         InputError: an unknown name or argument; names the valid ones.
+
+    Example:
+        >>> build_defense("bart(k=5)").k
+        5
     """
     return build(text, DEFENSES, "defense")
