@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from cannonade.integrations.adv_lib import import_adv_lib
 from cannonade.kernels.backend import on_device
@@ -115,6 +116,16 @@ def adv_lib_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budge
     with _seeded():
         best, _, _, _ = run(model, images, labels, eps, n_iter=budget.steps, eot_iter=budget.samples, **settings)
     return torch.as_tensor(best.detach())
+
+
+def secml_torch_pgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) -> Tensor:
+    """secml-torch's native PGD, which has no loop over draws: `budget.samples` must be 1."""
+    if budget.samples != 1:
+        raise ValueError(f"secml-torch averages no draws, got {budget.samples}; let the classifier average them")
+    pgd: Any = import_module("secmlt.adv.evasion.pgd").PGD
+    attack = pgd("linf", budget.eps, num_steps=budget.steps, step_size=budget.step_size, backend="native")
+    found = attack(model, DataLoader(TensorDataset(images, labels), batch_size=len(images)))
+    return torch.cat([batch for batch, _ in found])
 
 
 @contextlib.contextmanager
