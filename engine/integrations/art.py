@@ -13,7 +13,7 @@ from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier, OwnDraws, Randomness
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
-from cannonade.integrations.door import Called, as_defended, framework
+from cannonade.integrations.door import Between, as_defended, framework
 from cannonade.kernels.backend import on_device
 from cannonade.transforms.base import Transform
 from cannonade.voting import majority_vote
@@ -177,11 +177,11 @@ class ArtAttack(_attack.EvasionAttack):  # type: ignore[misc]
 
 def _defended(estimator: Any) -> DefendedClassifier:
     """The module of an estimator behind its preprocessors; of ours, one may stand first and is the defense."""
-    if estimator.clip_values is None or [float(bound.min()) for bound in map(np.asarray, estimator.clip_values)] != [
-        0,
-        1,
-    ]:
-        raise InputError(f"the estimator's clip_values must be (0, 1), got {estimator.clip_values}")
+    bounds = estimator.clip_values
+    if bounds is None or not (np.all(bounds[0] == 0) and np.all(bounds[1] == 1)):
+        raise InputError(f"the estimator's clip_values must be (0, 1), got {bounds}")
+    if estimator.postprocessing_defences:
+        raise InputError("the estimator must have no postprocessing defences: our attacks work on its logits")
     if not estimator.channels_first or not estimator.all_framework_preprocessing:
         raise InputError("the estimator must have its channels first, and preprocessors for PyTorch alone")
     steps = [step for step in estimator.preprocessing_operations if step.apply_predict and not _does_nothing(step)]
@@ -193,13 +193,12 @@ def _defended(estimator: Any) -> DefendedClassifier:
     if any(isinstance(step, DefensePreprocessor) for step in steps):
         raise InputError("a DefensePreprocessor must stand first and alone; compose defenses into one for our attacks")
 
-    def network(images: Tensor) -> Tensor:
+    def before(images: Tensor) -> Tensor:
         for step in steps:
             images, _ = step.forward(images)
-        logits: Tensor = estimator.model(images)
-        return logits
+        return images
 
-    plain = as_defended(Called(network) if steps else estimator.model).to(estimator.device)
+    plain = as_defended(Between(estimator.model, before) if steps else estimator.model)
     return plain if first is None else DefendedClassifier(plain.classifier, first.defense, seed=first.seed)
 
 

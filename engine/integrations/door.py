@@ -62,20 +62,28 @@ def _numbers(text: str) -> list[int]:
     return numbers
 
 
-class Called(nn.Module):
-    """A function of images as a module, for frameworks that hand over something else.
+class Between(nn.Module):
+    """A module with what a framework does before and after it; inside, so that it is copied, frozen and moved like any other.
 
     Args:
-        function: images [N, 3, H, W] in [0, 1] to logits [N, K].
+        module: what the framework wraps.
+        before: images [N, 3, H, W] in [0, 1] to the module's input.
+        after: its output to logits [N, K].
     """
 
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        before: Callable[[Tensor], Tensor],
+        after: Callable[[Tensor], Tensor] = lambda logits: logits,
+    ) -> None:
         super().__init__()
-        self.function = function
+        self.module = module
+        self.before, self.after = before, after
 
     def forward(self, images: Tensor) -> Tensor:
-        """What the function returns."""
-        return self.function(images)
+        """Images to logits."""
+        return self.after(self.module(self.before(images)))
 
 
 def as_defended(

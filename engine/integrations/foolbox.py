@@ -10,7 +10,7 @@ from cannonade.attacks.attack import Attack
 from cannonade.attacks.goals import Targeted, Untargeted
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
-from cannonade.integrations.door import Called, as_defended, framework, with_fields
+from cannonade.integrations.door import Between, as_defended, framework, with_fields
 from cannonade.voting import majority_vote
 
 foolbox: Any = framework("foolbox", "foolbox", "3.3.4", "3.3.4")
@@ -109,4 +109,6 @@ def _defended(model: Any) -> DefendedClassifier:
     plain = all(value is None for value in model._preprocess_args)
     if isinstance(module, DefendedClassifier) and not plain:
         raise InputError("a DefendedClassifier normalises by itself: make its PyTorchModel without preprocessing")
-    return as_defended(module) if plain else as_defended(Called(model)).to(model.device)
+    if plain:
+        return as_defended(module)
+    return as_defended(Between(module, lambda images: model._preprocess(eagerpy.astensor(images)).raw))

@@ -10,7 +10,7 @@ from cannonade.attacks.attack import Attack
 from cannonade.attacks.goals import Goal, Targeted, Untargeted
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
-from cannonade.integrations.door import Called, as_defended, framework
+from cannonade.integrations.door import Between, as_defended, framework
 
 _base: Any = framework("secmlt.adv.evasion.base_evasion_attack", "secml-torch", "1.5", "1.5")
 _models: Any = framework("secmlt.models.pytorch.base_pytorch_nn", "secml-torch", "1.5", "1.5")
@@ -55,4 +55,4 @@ def _defended(model: Any) -> DefendedClassifier:
         raise InputError(
             "a DefendedClassifier must stand alone in BasePyTorchClassifier, got it with further processing"
         )
-    return as_defended(Called(model.decision_function)).to(model._get_device())
+    return as_defended(Between(model.model, model._preprocessing, model._postprocessing))

@@ -356,3 +356,32 @@ class TestAdvLib:
         run_attack = import_adv_lib("adv_lib.utils.attack_utils").run_attack
         data = run_attack(defended, images, labels, AdvLibAttack(attack), batch_size=20)
         assert data["adv_inputs"].shape == images.shape
+
+
+@pytest.mark.parametrize("framework", ["foolbox", "art", "secml-torch"])
+def test_what_they_wrap_is_attacked_in_eval_mode(framework, net, images, labels, attack):
+    """Also behind their preprocessing, also where their user left it in training mode, and that is not changed."""
+    module = nn.Sequential(nn.Dropout(0.5), net).train()
+    if framework == "foolbox":
+        from cannonade.integrations.foolbox import _defended, foolbox
+
+        with pytest.warns(UserWarning, match="in training mode"):
+            model = foolbox.PyTorchModel(module, bounds=(0, 1), preprocessing={"mean": MEAN, "std": STD, "axis": -3})
+    elif framework == "art":
+        from art.estimators.classification import PyTorchClassifier
+
+        from cannonade.integrations.art import _defended
+
+        normalise = (np.array(MEAN).reshape(3, 1, 1), np.array(STD).reshape(3, 1, 1))
+        settings = {"clip_values": (0, 1), "device_type": "cpu", "preprocessing": normalise}
+        model = PyTorchClassifier(module, nn.CrossEntropyLoss(), (3, 8, 8), 5, **settings)
+    else:
+        from secmlt.models.pytorch.base_pytorch_nn import BasePyTorchClassifier
+        from torchvision.transforms.v2 import Normalize
+
+        from cannonade.integrations.secml_torch import _defended
+
+        model = BasePyTorchClassifier(module, preprocessing=Normalize(MEAN, STD))
+    training = module[0].training
+    torch.testing.assert_close(_defended(model)(images), undefended(net, mean=MEAN, std=STD)(images))
+    assert module[0].training == training
