@@ -6,17 +6,16 @@ paper's authors did, by replacing `loss_gradient`.
 """
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
+from cannonade.integrations.adv_lib import import_adv_lib
 from cannonade.kernels.backend import on_device
 
 
@@ -111,15 +110,22 @@ def adv_lib_apgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budge
 
     Not through its `apgd`, which with `best_loss` forgets `n_iter` and always takes 100 steps.
     """
-    if "visdom" not in sys.modules and find_spec("visdom") is None:
-        # adv_lib imports its plotting server at once; nothing plots here.
-        sys.modules["visdom"] = ModuleType("visdom")
-    run: Any = import_module("adv_lib.attacks.auto_pgd")._apgd
+    run = import_adv_lib("adv_lib.attacks.auto_pgd")._apgd
     settings: Any = {"norm": float("inf"), "loss_function": "ce"}
     eps = images.new_full((len(images),), budget.eps)
     with _seeded():
         best, _, _, _ = run(model, images, labels, eps, n_iter=budget.steps, eot_iter=budget.samples, **settings)
     return torch.as_tensor(best.detach())
+
+
+def secml_torch_pgd(model: nn.Module, images: Tensor, labels: Tensor, budget: Budget) -> Tensor:
+    """secml-torch's native PGD, which has no loop over draws: `budget.samples` must be 1."""
+    if budget.samples != 1:
+        raise ValueError(f"secml-torch averages no draws, got {budget.samples}; let the classifier average them")
+    pgd: Any = import_module("secmlt.adv.evasion.pgd").PGD
+    attack = pgd("linf", budget.eps, num_steps=budget.steps, step_size=budget.step_size, backend="native")
+    found = attack(model, DataLoader(TensorDataset(images, labels), batch_size=len(images)))
+    return torch.cat([batch for batch, _ in found])
 
 
 @contextlib.contextmanager

@@ -5,6 +5,23 @@ from torch import Tensor
 
 from cannonade.errors import InputError
 
+_BYTES = 2  # images that leave [0, 1] by noise, as in randomised smoothing, stay far below; 8-bit ones do not
+
+
+def check_layout(images: Tensor) -> None:
+    """Raise InputError unless the images are RGB, [N, 3, H, W], floating point."""
+    if images.dim() != 4 or images.shape[1] != 3:
+        hint = "; move the channels first" if images.dim() == 4 and images.shape[3] == 3 else ""
+        raise InputError(f"images must be RGB, [N, 3, H, W], got {list(images.shape)}{hint}")
+    if not images.is_floating_point():
+        raise InputError(f"images must be floating point in [0, 1], got {images.dtype}; divide 8-bit images by 255")
+
+
+def check_scale(images: Tensor) -> None:
+    """Raise InputError where the images look like 0 … 255; those that leave [0, 1] by noise pass. Waits for the device."""
+    if float(highest := images.detach().mean(dim=(1, 2, 3)).max()) > _BYTES:
+        raise InputError(f"images must be in [0, 1], got one with a mean of {highest:.4g}; divide 8-bit images by 255")
+
 
 def check_images(images: Tensor, goals: int | None = None, ids: Tensor | None = None) -> Tensor:
     """Check a batch and its ids.
@@ -20,15 +37,11 @@ def check_images(images: Tensor, goals: int | None = None, ids: Tensor | None = 
     Raises:
         InputError: says what must hold, what came and what to do.
     """
-    if images.dim() != 4 or images.shape[1] != 3:
-        hint = "; move the channels first" if images.dim() == 4 and images.shape[3] == 3 else ""
-        raise InputError(f"images must be RGB, [N, 3, H, W], got {list(images.shape)}{hint}")
-    if not images.is_floating_point():
-        raise InputError(f"images must be floating point in [0, 1], got {images.dtype}; divide 8-bit images by 255")
+    check_layout(images)
     if len(images):
         low, high = images.aminmax()
         if not (low >= 0 and high <= 1):
-            hint = "; divide 8-bit images by 255" if high > 2 else ""
+            hint = "; divide 8-bit images by 255" if high > _BYTES else ""
             raise InputError(f"images must be in [0, 1] without NaN, got [{float(low):.4g}, {float(high):.4g}]{hint}")
     if goals is not None and goals != len(images):
         raise InputError(f"there must be one label or target per image, got {goals} for {len(images)} images")

@@ -17,6 +17,10 @@ from cannonade.errors import InputError
 _PROBE_SIDES = (32, 64, 224, 299, 28, 96, 128, 16, 8)
 _AGREEMENT = 1e-4  # of the largest logit, between a module and its folded, channels_last form
 
+_PROBABILITIES = (
+    "the module must return logits, but its outputs are at least 0 and add up to 1, as probabilities do: an attack's losses "
+    "take a softmax of them, so leave out the module's own"
+)
 _HALF = (torch.bfloat16, torch.float16)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -97,6 +101,17 @@ class Classifier(nn.Module):
 
     Raises:
         InputError: an argument is out of range, or the module does not return [N, num_classes] logits.
+
+    Warns:
+        UserWarning: the module returns probabilities, or what was prepared was dropped.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        >>> classifier = Classifier(net, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+        >>> classifier.num_classes, classifier.folded
+        (4, 1)
+        >>> classifier(torch.rand(2, 3, 16, 16)).shape
+        torch.Size([2, 4])
     """
 
     def __init__(
@@ -127,6 +142,8 @@ class Classifier(nn.Module):
         network = Network(copy.deepcopy(module), mean, std)
         probe, reference = _probe(network.requires_grad_(False).eval(), input_size)
         self.num_classes = _class_count(reference, num_classes)
+        if _are_probabilities(reference):
+            warnings.warn(_PROBABILITIES, stacklevel=2)
         if class_names is not None and len(class_names) != self.num_classes:
             raise InputError(f"class_names must hold {self.num_classes} names, one per logit, got {len(class_names)}")
         self.class_names = None if class_names is None else tuple(class_names)
@@ -247,6 +264,12 @@ def _class_count(logits: Tensor, expected: int | None) -> int:
     if expected not in (None, classes):
         raise InputError(f"num_classes is {expected}, but the module returns {classes} logits")
     return classes
+
+
+def _are_probabilities(outputs: Tensor) -> bool:
+    """Whether each row is a distribution over at least two classes; rows of 0 and 1 alone are votes."""
+    shares = ((outputs > 0) & (outputs < 1)).any()
+    return bool((outputs >= 0).all() and ((outputs.double().sum(1) - 1).abs() < 1e-4).all() and shares)
 
 
 def _agrees(network: Network, probe: Tensor, reference: Tensor) -> bool:

@@ -22,7 +22,12 @@ Bound = float | Tensor
 
 
 class Phase(IntEnum):
-    """What a draw serves. It is mixed into the key, so no two phases of one seed, or of two seeds, share draws."""
+    """What a draw serves. It is mixed into the key, so no two phases of one seed, or of two seeds, share draws.
+
+    Example:
+        >>> Phase.FINAL_VOTE != Phase.ATTACK
+        True
+    """
 
     ATTACK = 0
     START = 1
@@ -199,6 +204,12 @@ class Draws:
     Raises:
         InputError: the seed, the ids or the query numbers are of the wrong shape, type or range (the range of tensors
             is checked on a CPU only, where it does not wait for a device).
+
+    Example:
+        >>> draws = Draws(seed=0, phase=Phase.ATTACK, images=torch.tensor([17, 18]), queries=torch.tensor([203, 203]))
+        >>> both = draws.site(0).uniform(-1, 1)
+        >>> torch.equal(draws[1:].site(0).uniform(-1, 1), both[1:])
+        True
     """
 
     seed: int

@@ -33,6 +33,10 @@ class Votes:
         chunk: rows of one pass, smaller than asked for after a retreat for memory.
         reading: how the votes were read.
         means: [N, K] float64, mean probabilities or logits; None for the other readings.
+
+    Example:
+        >>> Votes(torch.tensor([[7, 3]]), torch.tensor([0]), torch.tensor([10]), chunk=10).holds(torch.tensor([0]))
+        tensor([True])
     """
 
     counts: Tensor
@@ -96,6 +100,13 @@ def majority_vote(
 
     Raises:
         InputError: n < 1, alpha outside (0, 1), an unknown or unstoppable reading, bad images, or logits that are not finite.
+
+    Example:
+        >>> from cannonade import build_defense
+        >>> net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> defended = DefendedClassifier(net, build_defense("smoothing(sigma=0.1)"))
+        >>> majority_vote(defended, torch.rand(2, 3, 8, 8), n=20, stop="exact").counts.shape
+        torch.Size([2, 3])
     """
     if n < 1:
         raise InputError(f"votes must be at least 1, got {n}")

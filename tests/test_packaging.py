@@ -32,6 +32,7 @@ LAYERS = [
     {"cannonade.attacks", "cannonade.voting", "cannonade.certification"},
     {"cannonade.evaluation"},
     {"cannonade.experiments", "cannonade.training"},
+    {"cannonade.integrations"},
     {"cannonade.bench"},
     {"cannonade.cli"},
 ]

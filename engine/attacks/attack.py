@@ -22,6 +22,15 @@ class AttackResult:
         nonfinite: [N] int64, steps at which the gradient was not finite; the image stood still at those.
         zero: [N] int64, steps at which the gradient was zero everywhere.
         chunk: rows of one pass at the end, smaller than at the start after a retreat for memory.
+
+    Example:
+        >>> import torch
+        >>> from cannonade import PGD, DefendedClassifier, build_defense
+        >>> net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> defended = DefendedClassifier(net, build_defense("smoothing(sigma=0.1)"))
+        >>> result = PGD(eps=0.1, steps=3)(defended, torch.full((1, 3, 8, 8), 0.5), torch.tensor([0]))
+        >>> result.gradients, result.forwards
+        (tensor([3]), tensor([3]))
     """
 
     images: Tensor

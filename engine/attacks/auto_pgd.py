@@ -41,6 +41,11 @@ class AutoPGD:
         eval_samples: draws that steer. 0 uses the m draws of the gradient, as other libraries do, and goes on from an old
             gradient where it returns to the best point; None means max(m, 8), or 0 where there is no defense to draw.
         gradient: how the gradient of the stochastic classifier is estimated.
+
+    Example:
+        >>> from cannonade import EOT
+        >>> AutoPGD(eps=0.5, norm="l2", steps=20, gradient=EOT(samples=10)).restarts
+        1
     """
 
     eps: float = 8 / 255

@@ -66,6 +66,10 @@ class EOT:
         common: common random numbers: every estimate takes the same m draws, the image's first. An attack then optimises
             against these m, which a vote never sees; without, every step has fresh ones.
         chunk: rows of one pass; "auto" finds them from a measured probe and halves them when memory runs out.
+
+    Example:
+        >>> EOT(samples=10, average="probs").queries
+        10
     """
 
     samples: int = 1

@@ -15,6 +15,10 @@ class Untargeted:
 
     Attributes:
         labels: [N] int64, the true labels.
+
+    Example:
+        >>> Untargeted(torch.tensor([3, 5])).reached(torch.tensor([3, 4]))
+        tensor([False,  True])
     """
 
     labels: Tensor
@@ -42,6 +46,10 @@ class Targeted:
     Attributes:
         targets: [N] int64.
         labels: [N] int64, the true labels, for the difference of logits ratio.
+
+    Example:
+        >>> Targeted(torch.tensor([3, 5])).reached(torch.tensor([3, 4]))
+        tensor([ True, False])
     """
 
     targets: Tensor
@@ -70,6 +78,10 @@ class Mixed:
     Attributes:
         labels: [N] int64, the true labels.
         targets: [N] int64, −1 where the goal is untargeted.
+
+    Example:
+        >>> Mixed(labels=torch.tensor([3, 5]), targets=torch.tensor([1, -1])).reached(torch.tensor([4, 4]))
+        tensor([False,  True])
     """
 
     labels: Tensor

@@ -53,6 +53,15 @@ class PGD:
         stop: leave an image alone from the step on at which all draws of its gradient satisfy the goal, as the attacks of
             Athalye et al. do. Only with `EOT`, and of little meaning for few samples.
         gradient: how the gradient of the stochastic classifier is estimated.
+
+    Example:
+        >>> from cannonade import DefendedClassifier, build_defense
+        >>> net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> defended = DefendedClassifier(net, build_defense("smoothing(sigma=0.1)"))
+        >>> images, labels = torch.full((2, 3, 8, 8), 0.5), torch.tensor([0, 1])
+        >>> found = PGD(eps=8 / 255, steps=10, step_size=2 / 255, gradient=EOT(samples=5))(defended, images, labels).images
+        >>> torch.allclose((found - images).abs().amax((1, 2, 3)), torch.tensor(8 / 255))
+        True
     """
 
     eps: float = 8 / 255

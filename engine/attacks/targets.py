@@ -54,16 +54,28 @@ def choose_targets(
         InputError: the target is no class, or there is only one class.
     """
     classes = defended.num_classes
-    draws = Draws(seed=defended.seed, phase=Phase.SELECTION, images=ids, queries=torch.zeros_like(ids))
     if target == "least_likely":
-        if not len(images):
-            return labels.clone()
-        rows = resolve_chunk(chunk, defended, images, len(images) * LEAST_LIKELY_SAMPLES)
-        return predict(defended, images, draws, LEAST_LIKELY_SAMPLES, rows).probabilities().argmin(1)
+        return mean_probabilities(defended, images, ids, chunk).argmin(1)
     if target == "random":
         return random_targets(labels, classes, defended.seed, ids)
     check_target(target, classes)
     return torch.full_like(labels, target)
+
+
+def mean_probabilities(defended: DefendedClassifier, images: Tensor, ids: Tensor, chunk: Chunk = "auto") -> Tensor:
+    """Mean over `LEAST_LIKELY_SAMPLES` draws of the selection phase: [N, K].
+
+    Args:
+        defended: the classifier under attack.
+        images: [N, 3, H, W] in [0, 1].
+        ids: [N] int64, each image's index in its data set.
+        chunk: rows of one pass.
+    """
+    if not len(images):
+        return images.new_zeros(0, defended.num_classes)
+    draws = Draws(seed=defended.seed, phase=Phase.SELECTION, images=ids, queries=torch.zeros_like(ids))
+    rows = resolve_chunk(chunk, defended, images, len(images) * LEAST_LIKELY_SAMPLES)
+    return predict(defended, images, draws, LEAST_LIKELY_SAMPLES, rows).probabilities()
 
 
 def check_target(target: Target, classes: int) -> None:

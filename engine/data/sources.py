@@ -148,6 +148,11 @@ def open_source(name: str) -> Source:
 
     Raises:
         InputError: nothing there, or nothing usable.
+
+    Example:
+        >>> source = open_source("samples").limited(2)
+        >>> source.load(source.items, (224, 224)).shape
+        torch.Size([2, 3, 224, 224])
     """
     if name == "samples":
         return _samples()

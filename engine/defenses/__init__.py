@@ -17,6 +17,10 @@ def build_defense(text: str) -> Defense:
 
     Raises:
         InputError: an unknown name or argument; names the valid ones.
+
+    Example:
+        >>> build_defense("bart(k=5)").k
+        5
     """
     parts: dict[str, type[Transform] | type[ModelDefense]] = {**REGISTRY, **MODEL_SIDE}
     return build(text, parts, "defense")

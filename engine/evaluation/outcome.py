@@ -86,6 +86,16 @@ def evaluate_batch(
         shared_draws: let the final vote see the draws of the benign one. For checks against closed forms only: an attack must
             never be judged so.
         watch: counts the seconds of "benign vote", "attack", "final vote" and "null vote".
+
+    Example:
+        >>> from cannonade import EOT, PGD, build_defense
+        >>> net = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> defended = DefendedClassifier(net, build_defense("smoothing(sigma=0.1)"))
+        >>> images = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+        >>> attack = PGD(eps=0.2, steps=5, step_size=0.1, gradient=EOT(samples=2))
+        >>> outcome = evaluate_batch(defended, images, torch.tensor([0]), attack, votes=20)
+        >>> len(outcome.attacked), outcome.success
+        (1, tensor([True]))
     """
     watch = watch or Stopwatch(images.device)
     ids = torch.arange(len(images), device=images.device) if ids is None else ids

@@ -143,6 +143,10 @@ def load_model(
 
     Raises:
         InputError: the name is unknown, or the weights are missing, damaged or of another shape.
+
+    Example:
+        >>> load_model("efficientnet_lite0").num_classes
+        1000
     """
     source = load_pretrained(name, weights=weights, num_classes=num_classes)
     if isinstance(source.module, Classifier):

@@ -101,6 +101,14 @@ class Transform(ABC):
         deterministic: whether every draw is the same.
         trainable: whether a network can be trained behind it.
         example: constructor arguments of a small example, where the defaults alone make nothing that can run.
+
+    Example:
+        >>> from cannonade import Phase, build_defense
+        >>> rotation = build_defense("rotation(degrees=90)")
+        >>> ids = torch.arange(2)
+        >>> draws = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+        >>> rotation(torch.rand(2, 3, 16, 16), draws).shape
+        torch.Size([2, 3, 16, 16])
     """
 
     name: ClassVar[str]
