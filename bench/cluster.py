@@ -5,6 +5,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -124,12 +125,10 @@ def measure_costs(cluster: Cluster, folder: Path | None = None, repetitions: int
             finish, claim, look = [], [], []
             for number in range(repetitions):
                 records, finished = _batch(directory, cluster, number, images)
-                finish.append(
-                    _seconds(lambda records=records, finished=finished: directory.finish_batch(finished, records))
-                )  # type: ignore[misc]
+                finish.append(_seconds(partial(directory.finish_batch, finished, records)))
                 directory._finished()
                 look.append(_seconds(directory._finished))
-                claim.append(_seconds(lambda number=number: _try(directory, number)))  # type: ignore[misc]
+                claim.append(_seconds(partial(_try, directory, number)))
             ids = [list(range(number * cluster.batch, (number + 1) * cluster.batch)) for number in range(repetitions)]
             check = _seconds(lambda: directory.read_sound(ids)) / repetitions
     return Costs(median(look), median(claim), median(finish), check)

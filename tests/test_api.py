@@ -30,7 +30,7 @@ SIGNATURES = {
     "PGD": (
         "(*, eps=0.03137254901960784, steps=50, step_size=0.00392156862745098, norm='linf', "
         "random_start=False, loss='cross_entropy', schedule='constant', momentum=0.0, direction='steepest', "
-        "order='project_clip', restarts=1, freeze_every=0, selection_votes=20, gradient=<factory>)"
+        "order='project_clip', restarts=1, freeze_every=0, selection_votes=20, stop=False, gradient=<factory>)"
     ),
     "Targeted": "(targets, labels=None)",
     "Transform": "(*, backward='own')",
@@ -38,8 +38,8 @@ SIGNATURES = {
     "Votes": "(counts, labels, forwards, chunk, reading='majority', means=None)",
     "build_defense": "(text)",
     "evaluate_batch": (
-        "(defended, images, labels, attack, *, votes, targets=None, ids=None, chunk='auto', benign=None, "
-        "shared_draws=False)"
+        "(defended, images, labels, attack, *, votes, stop=None, alpha=0.001, targets=None, ids=None, chunk='auto', "
+        "benign=None, shared_draws=False, watch=None)"
     ),
     "load_model": (
         "(name, *, weights=None, num_classes=None, classes=None, device='cpu', autocast=None, compile=False)"

@@ -100,6 +100,9 @@ class RunDirectory:
     """
 
     _gate: IO[str]
+    _file: tuple[int, int]  # device and inode of `batches.jsonl` as it was read last
+    _read: int  # bytes of it
+    _seen: set[int]  # finished batches in those
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -328,7 +331,7 @@ class RunDirectory:
 
     def read_adversarial(self, ids: Collection[int]) -> dict[int, Tensor]:
         """The adversarial images [3, H, W] of those of the ids that were attacked; other batches are not read."""
-        found = {}
+        found: dict[int, Tensor] = {}
         for finished, _ in self.read_lines().values():
             if not set(finished.ids).isdisjoint(ids):
                 batch = load_file(self._shard("adversarial", finished.number))
@@ -366,7 +369,7 @@ class RunDirectory:
 
     def _forget(self) -> None:
         """Read `batches.jsonl` from its beginning the next time."""
-        self._file, self._read, self._seen = (0, 0), 0, set[int]()
+        self._file, self._read, self._seen = (0, 0), 0, set()
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
