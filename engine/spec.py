@@ -60,8 +60,8 @@ def call_text(name: str, part: Any) -> str:
 
 def _literal(value: Any) -> str:
     """A value as one would type it: 8/255 rather than 0.03137254901960784."""
-    if isinstance(value, float) and len(repr(value)) > 8 and (value * 255).is_integer():
-        return f"{value * 255:.0f}/255"
+    if isinstance(value, float) and len(repr(value)) > 8 and (value * 2 * 255).is_integer():
+        return f"{value * 255:g}/255"
     return repr(value)
 
 

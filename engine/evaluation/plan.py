@@ -79,7 +79,7 @@ class Plan:
 
     @property
     def calls(self) -> dict[str, str]:
-        """Defense, attack and gradient as the calls that make them, without what is left at its default."""
+        """Defense, attack and gradient as the calls that make them: their numbers, and what else is not at its default."""
         return {
             "defense": call_text(self.defended.defense.name, self.defended.defense),
             **attack_calls(self.attack),

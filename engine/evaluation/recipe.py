@@ -36,7 +36,7 @@ def with_chunk(attack: Attack, chunk: Chunk) -> Attack:
 
 
 def attack_calls(attack: Attack) -> dict[str, str]:
-    """The attack and its gradient as the calls that make them, without what is left at its default."""
+    """The attack and its gradient as the calls that make them: their numbers, and what else is not at its default."""
     plain, part = with_chunk(attack, "auto"), cast(Any, attack)
     if not _has(attack, "gradient"):
         return {"attack": call_text(_name(attack), plain), "gradient": "none"}
