@@ -91,7 +91,7 @@ def evaluate(
     directory, limits = out or new_directory(), Limits(max_seconds, max_gradients)
     part = _parse_shard(shard)
     if grid:
-        _run_cells(dict(zip(cells, plans, strict=True)), directory, mode, limits, part)
+        run_cells(dict(zip(cells, plans, strict=True)), directory, mode, limits, part)
     else:
         _run_alone(plans[0], directory, mode, limits, part)
 
@@ -120,9 +120,18 @@ def _run_alone(plan: "Plan", directory: Path, mode: "Mode", limits: Limits, shar
         console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
-def _run_cells(
-    plans: "Mapping[Cell, Plan]", directory: Path, mode: "Mode", limits: Limits, shard: tuple[int, int]
+def run_cells(
+    plans: "Mapping[Cell, Plan]", directory: Path, mode: "Mode", limits: Limits, shard: tuple[int, int] = (0, 1)
 ) -> None:
+    """Run a grid under progress bars, and print its table and where its files are.
+
+    Args:
+        plans: by cell.
+        directory: of the grid.
+        mode: "new", "resume" or "join".
+        limits: of the whole command.
+        shard: (i, n), the part of each run's batches.
+    """
     from cannonade.evaluation.grid_report import write_grid_report
     from cannonade.evaluation.report import write_report
     from cannonade.evaluation.run_grid import run_grid

@@ -105,6 +105,75 @@ def table2(
     console.print(f"{out / f'table2-{row}.json'}", highlight=False, soft_wrap=True)
 
 
+def _register(name: str, what: str) -> None:
+    """Add the command of one of the studies of strength."""
+
+    @reproduce.command(name, help=f"{what}: PGD with and without EOT at equal strength, the best step size of each.")
+    def study(
+        model: Annotated[str, typer.Option(help="Classifier; see evaluate.")],
+        data: Annotated[str, typer.Option(help="Images; see evaluate.")],
+        out: Annotated[Path, typer.Option(help="Directory of the grid, with the study's JSON and SVG.")],
+        weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+        restrict: Annotated[
+            bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")
+        ] = False,
+        scale: Annotated[str, typer.Option(help="full, the paper's settings; or small, for two cores.")] = "full",
+        defense: Annotated[str | None, typer.Option(help="In place of the study's own.")] = None,
+        eps: Annotated[str, typer.Option(help="Radius in L∞, such as 4/255; the paper's is 8/255.")] = "8/255",
+        target: Annotated[str, typer.Option(help="Of targeted attacks: a class, random or least_likely.")] = "random",
+        limit: Annotated[int | None, typer.Option(help="Images; the study's own by default.")] = None,
+        stop: Annotated[str, typer.Option(help="End votes early: none, exact or sequential.")] = "none",
+        batch: Annotated[int, typer.Option(help="Images of one batch.")] = 32,
+        chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
+        seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+        resume: Annotated[bool, typer.Option(help="Go on with what is in --out.")] = False,
+    ) -> None:
+        from cannonade.cli.evaluate import run_cells
+        from cannonade.cli.progress import Limits
+        from cannonade.evaluation.assemble import assemble
+        from cannonade.experiments.strength import best_points, cells_of, find_study, gains, write_study
+
+        found = find_study(name, scale, defense)
+        cells = cells_of(found, eps=eps, target=target, seed=seed)
+        plans = assemble(
+            [cell.settings for cell in cells], model=model, weights=weights, data=data, limit=limit or found.limit,
+            batch=batch, chunk=chunk, device=device, restrict=restrict, stop=stop,
+        )  # fmt: skip
+        by_cell = dict(zip(cells, plans, strict=True))
+        run_cells(by_cell, out, "resume" if resume else "new", Limits())
+        points = best_points(found, by_cell, out)
+        _say(found.title)
+        for point in points:
+            paper = "" if point.published is None else f"; paper {_percent(point.published)}"
+            _say(
+                f"{point.defense}, {point.goal}, PGD-{point.steps} x EOT-{point.samples}, step {point.step_size}: "
+                f"{_percent(point.summary['success_rate'])} {_interval(point.summary['success_rate_ci95'])} of "
+                f"{point.summary['attacked']}{paper}"
+            )
+        for gain in gains(points):
+            _say(
+                f"{gain.defense}, {gain.goal}, k·m = {gain.strength}: EOT-{gain.with_eot[1]} {gain.points:+.1f} points, alone "
+                f"{gain.only_with}, EOT-1 alone {gain.only_without} of {gain.pairs}, p = {gain.p:.2g}"
+            )
+        for change in found.changes:
+            _say(f"unlike the original: {change}")
+        for path in write_study(found, points, name, out):
+            _say(str(path))
+
+
+for _name, _what in (
+    ("table1", "Table 1, random rotation"),
+    ("figure1", "Figure 1, BaRT's noise injection"),
+    ("figure2", "Figure 2, randomised smoothing"),
+):
+    _register(_name, _what)
+
+
+def _say(text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
+
+
 def _percent(share: float | None) -> str:
     return "—" if share is None else f"{100 * share:.1f} %"
 

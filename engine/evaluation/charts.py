@@ -39,10 +39,15 @@ def success_over_strength(lines: Mapping[int, Sequence[Point]]) -> "Figure":
     Args:
         lines: the points of each m, by strength.
     """
+    figure = _figure(3.8)
+    draw_strength(figure.subplots(), lines)
+    return figure
+
+
+def draw_strength(axis: Any, lines: Mapping[int, Sequence[Point]]) -> None:
+    """The same into an axis of matplotlib's."""
     from matplotlib import colormaps
 
-    figure = _figure(3.8)
-    axis = figure.subplots()
     for place, (samples, points) in enumerate(lines.items()):
         strengths, rates, lows, highs = zip(*points, strict=True)
         spread = [
@@ -56,8 +61,8 @@ def success_over_strength(lines: Mapping[int, Sequence[Point]]) -> "Figure":
         )  # fmt: skip
     axis.set(xscale="log", ylim=(-3, 103), xlabel="strength k·m, gradients", ylabel="success rate, %")
     axis.grid(alpha=0.25)
-    axis.legend(frameon=False, fontsize=8)
-    return figure
+    if lines:
+        axis.legend(frameon=False, fontsize=8)
 
 
 def _figure(height: float) -> "Figure":

@@ -1,0 +1,198 @@
+"""What a defense, and everything around it, adds to the bare model; and how much less that is than other ways to attack it.
+
+Speed does not depend on what a network has learned, so weights are random. "Bare" is the same classifier at its best, frozen,
+folded, channels_last, without any defense: its own gradient is the floor that nothing can pass.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from cannonade.attacks.eot import EOT
+from cannonade.attacks.goals import Untargeted
+from cannonade.attacks.losses import LOSSES
+from cannonade.attacks.pgd import PGD
+from cannonade.bench.peers import Budget, torchattacks_eotpgd
+from cannonade.bench.timing import interleaved
+from cannonade.bench.transforms import oracle_steps, run_oracles
+from cannonade.classifier import Classifier
+from cannonade.defended import DefendedClassifier
+from cannonade.defenses import build_transform
+from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
+from cannonade.models import untrained
+from cannonade.transforms.base import Transform
+from cannonade.voting import majority_vote
+
+SAMPLES, STEPS, VOTES = 16, 2, 8
+_AGREEMENT = 1e-3  # of the largest logit, between the plain network and the prepared one
+
+
+@dataclass(frozen=True)
+class Row:
+    """Two sides of one comparison.
+
+    Attributes:
+        what: was done.
+        defense: its call.
+        ours, theirs: milliseconds of one gradient or prediction, medians over the rounds.
+        ours_quartiles, theirs_quartiles: the first and the third.
+    """
+
+    what: str
+    defense: str
+    ours: float
+    ours_quartiles: tuple[float, float]
+    theirs: float
+    theirs_quartiles: tuple[float, float]
+
+    @property
+    def ratio(self) -> float:
+        """ours / theirs: below 1 where ours is faster."""
+        return self.ours / self.theirs
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self) | {"ratio": self.ratio}
+
+
+class Sides:
+    """One network as we attack it and as others do.
+
+    Args:
+        model: its name.
+        images: [N, 3, H, W] in [0, 1].
+        rounds: how often each side is timed.
+
+    Raises:
+        InputError: the two do not compute the same.
+    """
+
+    def __init__(self, model: str, images: Tensor, rounds: int) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            source = untrained(model, 1000)
+        settings: dict[str, Any] = {"mean": source.mean, "std": source.std, "input_size": tuple(images.shape[2:])}
+        self.bare = Classifier(source.module, **settings)
+        self.plain = Classifier(source.module, fold_batch_norm=False, channels_last=False, **settings)
+        self.trainable = source.module.eval()
+        self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (source.mean, source.std))
+        self.images, self.rounds = images, rounds
+        with torch.no_grad():
+            ours, theirs, own = self.bare(images), self.plain(images), torch.cat([*map(self._logits, images)])
+        for other in (theirs, own):
+            if (ours - other).abs().max() > _AGREEMENT * ours.abs().max():
+                raise InputError(f"both sides must be the same network, their logits differ for {model}")
+        self.labels = ours.argmax(1)
+
+    def compare(self, defense: str) -> Iterator[Row]:
+        """Against the bare model: a gradient (m = 1 and m = 16) and a prediction of a vote."""
+        part = build_transform(defense)
+        defended = DefendedClassifier(self.bare, part)
+        ids = torch.arange(len(self.images))
+        draws = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+        goal, loss = Untargeted(self.labels), LOSSES["cross_entropy"]
+        for samples in (1, SAMPLES):
+            eot = EOT(samples=samples, chunk=len(ids))
+
+            def ours(eot: EOT = eot) -> None:
+                eot.estimate(defended, self.images, goal, loss, draws)
+
+            def bare(samples: int = samples) -> None:
+                for _ in range(samples):
+                    self._bare_gradient()
+
+            yield self._row(f"gradient, m = {samples}", defense, ours, bare, len(ids) * samples)
+
+        def vote() -> None:
+            majority_vote(defended, self.images, VOTES, ids=ids, chunk=len(ids))
+
+        @torch.no_grad()
+        def forwards() -> None:
+            for _ in range(VOTES):
+                self.bare(self.images)
+
+        yield self._row("prediction of a vote", defense, vote, forwards, len(ids) * VOTES)
+
+    def against_torchattacks(self, defense: str) -> Row:
+        """PGD with m = 16 against torchattacks' EOTPGD, which loops over the plain network behind the same defense."""
+        part, budget = build_transform(defense), Budget(eps=8 / 255, steps=STEPS, step_size=2 / 255, samples=SAMPLES)
+        ours, theirs = DefendedClassifier(self.bare, part), DefendedClassifier(self.plain, part)
+        gradient = EOT(samples=SAMPLES, chunk=len(self.images) * SAMPLES if self.images.shape[2] <= 64 else "auto")
+        attack = PGD(eps=budget.eps, steps=STEPS, step_size=budget.step_size, gradient=gradient)
+        return self._row(
+            f"gradient, torchattacks EOTPGD, m = {SAMPLES}",
+            defense,
+            lambda: attack(ours, self.images, self.labels),
+            lambda: torchattacks_eotpgd(theirs, self.images, self.labels, budget),
+            len(self.images) * SAMPLES * STEPS,
+        )
+
+    def against_authors(self, defense: str) -> Iterator[Row]:
+        """A gradient and a prediction in the manner of the paper's authors, as it is described there: image by image with
+        scikit-image, the identity for the defense's gradient, and weights that take gradients nobody needs."""
+        part = build_transform(defense)
+        defended, ids = DefendedClassifier(self.bare, part), torch.arange(len(self.images))
+        draws = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+        steps = _oracle_steps(part, draws, self.images)
+        eot, goal = EOT(chunk=len(ids)), Untargeted(self.labels)
+
+        def gradient() -> None:
+            for image, label, own in zip(self.images, self.labels, steps, strict=True):
+                leaf = _through_oracles(image, own).requires_grad_()
+                cross_entropy(self._logits(leaf), label[None]).backward()
+            self.trainable.zero_grad()
+
+        @torch.no_grad()
+        def predict() -> None:
+            for image, own in zip(self.images, steps, strict=True):
+                self._logits(_through_oracles(image, own))
+
+        loss = LOSSES["cross_entropy"]
+        yield self._row(
+            "gradient, authors' manner",
+            defense,
+            lambda: eot.estimate(defended, self.images, goal, loss, draws),
+            gradient,
+            len(ids),
+        )
+        yield self._row(
+            "prediction, authors' manner",
+            defense,
+            lambda: majority_vote(defended, self.images, 1, ids=ids, chunk=len(ids)),
+            predict,
+            len(ids),
+        )
+
+    def _logits(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.trainable(((image - self._mean) / self._std)[None])
+        return logits
+
+    def _bare_gradient(self) -> None:
+        leaf = self.images.clone().requires_grad_()
+        torch.autograd.grad(cross_entropy(self.bare(leaf), self.labels, reduction="sum"), leaf)
+
+    def _row(
+        self, what: str, defense: str, ours: Callable[[], object], theirs: Callable[[], object], count: int
+    ) -> Row:
+        timed = interleaved({"ours": ours, "theirs": theirs}, self.rounds)
+        (mine, own), (other, foreign) = (
+            (1000 * timing.median / count, (1000 * timing.quartiles[0] / count, 1000 * timing.quartiles[1] / count))
+            for timing in timed.values()
+        )
+        return Row(what, defense, mine, own, other, foreign)
+
+
+def _oracle_steps(defense: Transform, draws: Draws, images: Tensor) -> list[list[tuple[str, dict[str, Any]]]]:
+    params = defense.sample(draws, images.shape)
+    return [oracle_steps(defense, params, row, images.shape) for row in range(len(images))]
+
+
+def _through_oracles(image: Tensor, steps: list[tuple[str, dict[str, Any]]]) -> Tensor:
+    array = run_oracles(image.permute(1, 2, 0).double().numpy(), steps)
+    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float()
