@@ -8,6 +8,7 @@ import typer
 from cannonade.cli.app import app, console
 
 if TYPE_CHECKING:
+    from cannonade.evaluation.grid import Cell
     from cannonade.experiments.theory_report import Comparison
 
 reproduce = typer.Typer(help="The paper's claims, each as a command.", no_args_is_help=True)
@@ -168,6 +169,90 @@ for _name, _what in (
     ("figure2", "Figure 2, randomised smoothing"),
 ):
     _register(_name, _what)
+
+
+def _register_tradeoff(name: str, what: str) -> None:
+    """Add the command of one of the studies of fine-tuning."""
+
+    @reproduce.command(name, help=f"{what}: accuracy, invariance and success, untargeted and targeted, at each value.")
+    def study(
+        model: Annotated[str, typer.Option(help="Classifier; see evaluate.")],
+        data: Annotated[str, typer.Option(help="Images; see evaluate.")],
+        before: Annotated[Path, typer.Option(help="Weights that were not fine-tuned on the defense.")],
+        after: Annotated[
+            list[str], typer.Option(help="VALUE=FILE: weights fine-tuned (see finetune) on that value; several times.")
+        ],
+        out: Annotated[Path, typer.Option(help="Directory of the runs, with the study's JSON and SVG.")],
+        scale: Annotated[str, typer.Option(help="full, the paper's settings; or small, for two cores.")] = "full",
+        eps: Annotated[str, typer.Option(help="Radius in L∞, such as 4/255; the paper's is 8/255.")] = "8/255",
+        target: Annotated[str, typer.Option(help="Of targeted attacks: a class, random or least_likely.")] = "random",
+        limit: Annotated[int | None, typer.Option(help="Images; the scale's own by default.")] = None,
+        stop: Annotated[str, typer.Option(help="End votes early: none, exact or sequential.")] = "none",
+        batch: Annotated[int, typer.Option(help="Images of one batch.")] = 32,
+        chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
+        seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+        resume: Annotated[bool, typer.Option(help="Go on with what is in --out.")] = False,
+    ) -> None:
+        from cannonade.cli.evaluate import run_cells
+        from cannonade.cli.progress import Limits
+        from cannonade.errors import InputError
+        from cannonade.evaluation.assemble import assemble
+        from cannonade.experiments.tradeoff import (
+            ALWAYS,
+            SCALES,
+            STAGES,
+            STUDIES,
+            cells_of,
+            parse_after,
+            read_changes,
+            write_tradeoff,
+        )
+
+        if scale not in SCALES:
+            raise InputError(f"scale must be full or small, got {scale!r}")
+        found, size, tuned = STUDIES[name], SCALES[scale], dict(parse_after(text) for text in after)
+        cells = cells_of(found, size, list(tuned), eps=eps, target=target, seed=seed)
+
+        def evaluate_all(weights: Path, own: "list[Cell]", place: Path) -> None:
+            plans = assemble(
+                [cell.settings for cell in own], model=model, weights=weights, data=data, limit=limit or size.limit,
+                batch=batch, chunk=chunk, device=device, stop=stop,
+            )  # fmt: skip
+            run_cells(dict(zip(own, plans, strict=True)), place, "resume" if resume else "new", Limits())
+
+        evaluate_all(before, cells, out / "before")
+        places = {value: out / f"after-{value}" for value in tuned}
+        for value, weights in tuned.items():
+            evaluate_all(weights, [cell for cell in cells if dict(cell.choices)["value"] == value], places[value])
+        changes = read_changes(cells, out / "before", places)
+        _say(found.title)
+        for change in changes:
+            _say(f"{found.defense.format(change.value)}, {change.goal}")
+            for words, key, published in (
+                ("benign accuracy", "benign_accuracy", "benign"),
+                ("invariance", "invariance", None),
+                ("success rate", "success_rate", change.goal),
+            ):
+                paper = [found.paper(published, stage, change.value) for stage in STAGES] if published else [None, None]
+                known = "" if None in paper else f"; paper {_percent(paper[0])} → {_percent(paper[1])}"
+                _say(f"  {words}: {_percent(change.before[key])} → {_percent(change.after[key])}{known}")
+            _say(
+                f"  broken before alone {change.only_before}, after alone {change.only_after} of {change.pairs} attacked "
+                f"at both, p = {change.p:.2g}"
+            )
+        unlike = (*size.changes, *ALWAYS)
+        for text in unlike:
+            _say(f"unlike the original: {text}")
+        for path in write_tradeoff(name, changes, unlike, out):
+            _say(str(path))
+
+
+for _name, _what in (
+    ("figure3", "Figure 3, BaRT before and after fine-tuning on it"),
+    ("figure4", "Figure 4, randomised smoothing before and after fine-tuning on it"),
+):
+    _register_tradeoff(_name, _what)
 
 
 def _say(text: str) -> None:
