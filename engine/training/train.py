@@ -18,7 +18,7 @@ from cannonade.training.task import Task, hash_of
 from cannonade.training.trainer import Trainer
 from cannonade.training.validation import validate
 
-FORMAT = 1  # of a training's directory
+FORMAT = 2  # of a training's directory
 
 
 @dataclass(frozen=True)
