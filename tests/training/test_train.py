@@ -215,7 +215,7 @@ def test_another_model_and_a_directory_in_use(whole, tmp_path, make_task):
     with pytest.raises(InputError, match="holds another run"):
         train(task, whole)
     (tmp_path / "run.json").write_text('{"format": 2}')
-    with pytest.raises(InputError, match="must hold a training of format 1"):
+    with pytest.raises(InputError, match="must hold a training of format 2"):
         train(task, tmp_path, resume=True)
 
 
