@@ -214,7 +214,7 @@ def test_another_model_and_a_directory_in_use(whole, tmp_path, make_task):
         train(other, whole, resume=True)
     with pytest.raises(InputError, match="holds another run"):
         train(task, whole)
-    (tmp_path / "run.json").write_text('{"format": 2}')
+    (tmp_path / "run.json").write_text('{"format": 1}')
     with pytest.raises(InputError, match="must hold a training of format 2"):
         train(task, tmp_path, resume=True)
 
