@@ -13,9 +13,15 @@ import numpy as np
 import torch
 
 from cannonade.errors import InputError
-from cannonade.evaluation.run_directory import Finished, RunDirectory, checksum_of
+from cannonade.evaluation.run_directory import (
+    LONGEST_PATIENCE,
+    PATIENCE,
+    TRIES,
+    Finished,
+    RunDirectory,
+    checksum_of,
+)
 
-_PATIENCE, _LONGEST_PATIENCE, _TRIES = 0.2, 10.0, 16  # as a run directory has them
 _RECORD = {
     "benign_counts": {str(label): 10 for label in range(30)},
     "name": "val/n01440764/ILSVRC2012_val_00000293.JPEG",
@@ -147,7 +153,7 @@ def simulate(cluster: Cluster, costs: Costs, seed: int = 0) -> Course:
     free, done, busy = np.ones(count, bool), np.zeros(count, bool), 0.0
     claims = refused = looks = again = 0
     waited = held = until = end = 0.0
-    patience = np.full(workers, _PATIENCE)
+    patience = np.full(workers, PATIENCE)
     queue: list[tuple[float, int, int]] = [(0.0, worker, -1) for worker in range(workers)]
     heapq.heapify(queue)
     while queue:
@@ -165,7 +171,7 @@ def simulate(cluster: Cluster, costs: Costs, seed: int = 0) -> Course:
         if now >= death[worker]:
             continue
         open_ = np.flatnonzero(~done)
-        order = chance.permutation(open_)[:_TRIES]
+        order = chance.permutation(open_)[:TRIES]
         found = np.flatnonzero(free[order])
         tried = int(found[0]) if len(found) else len(order)
         passed = round((tried + bool(len(found))) * count / len(open_))  # finished ones lie between them
@@ -173,10 +179,10 @@ def simulate(cluster: Cluster, costs: Costs, seed: int = 0) -> Course:
         now += passed * look + (tried + bool(len(found))) * claim
         if not len(found):
             heapq.heappush(queue, (now + patience[worker], worker, -1))
-            patience[worker] = min(2 * patience[worker], _LONGEST_PATIENCE)
+            patience[worker] = min(2 * patience[worker], LONGEST_PATIENCE)
             continue
         taken = int(order[tried])
-        free[taken], patience[worker] = False, _PATIENCE
+        free[taken], patience[worker] = False, PATIENCE
         seconds = float(compute[taken] / speed[worker])
         if now + seconds <= death[worker]:
             busy += seconds

@@ -98,7 +98,8 @@ def run(
                 if stop(summary):
                     return summary
                 # A batch that once met less memory is done again with the rows that it had then.
-                done, own = _do(plan, directory, number, min(chunk, directory.chunks.get(number, chunk)), shared)
+                rows = min(chunk, directory.chunks.get(number, chunk))
+                done, own = _do(plan, directory, number, batches[number], rows, shared)
                 directory.finish_batch(done, own)
                 records, finished = records + own, [*finished, done]
                 progress(len(records), summary_of(records, finished))
@@ -151,10 +152,10 @@ def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any], s
 
 
 def _do(
-    plan: Plan, directory: RunDirectory, number: int, chunk: int, shared: SharedVotes | None
+    plan: Plan, directory: RunDirectory, number: int, batch: list[Item], chunk: int, shared: SharedVotes | None
 ) -> tuple[Finished, list[dict[str, Any]]]:
     """Evaluate a batch and write its images; returns what is to be written of it at last."""
-    started, watch, batch = time.monotonic(), Stopwatch(plan.device), plan.batches[number]
+    started, watch = time.monotonic(), Stopwatch(plan.device)
     with watch.part("load"):
         images = plan.source.load(batch, plan.defended.classifier.input_size).to(plan.device)
     retreats = [chunk]

@@ -24,8 +24,8 @@ _FOLDERS = ("adversarial", "pictures")
 _OF_THE_WHOLE = ("summary.json", "report.html")
 # Seconds between looks at batches that other processes have claimed; ever longer, so that a thousand that have nothing left to
 # do until the last batches are done do not storm the file system.
-_PATIENCE, _LONGEST_PATIENCE = 0.2, 10.0
-_TRIES = 16  # claims refused in a row, after which a process waits: few batches are free
+PATIENCE, LONGEST_PATIENCE = 0.2, 10.0
+TRIES = 16  # claims refused in a row, after which a process waits: few batches are free
 
 Prepared = TypeVar("Prepared")
 
@@ -174,7 +174,7 @@ class RunDirectory:
             shared: whether other processes write here too.
         """
         own_order = np.random.default_rng(_own_number())
-        patience = _PATIENCE
+        patience = PATIENCE
         while order := [number for number in numbers if number not in self._finished()]:
             refused, idle = 0, True
             for number in own_order.permutation(order).tolist() if shared else order:
@@ -189,11 +189,11 @@ class RunDirectory:
                         yield number
                         idle = False
                     refused = 0 if own else refused + 1
-                if refused == _TRIES:
+                if refused == TRIES:
                     break
             if idle:
                 time.sleep(patience)
-            patience = min(2 * patience, _LONGEST_PATIENCE) if idle else _PATIENCE
+            patience = min(2 * patience, LONGEST_PATIENCE) if idle else PATIENCE
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replace a JSON file in one step."""
