@@ -1,0 +1,112 @@
+"""Two JSON files of one bench, row by row: what changed between versions or machines."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cannonade.errors import InputError
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure in both files.
+
+    Attributes:
+        row: what it is of: everything of its row that is no measurement.
+        figure: its name.
+        first, second: its values.
+    """
+
+    row: str
+    figure: str
+    first: float
+    second: float
+
+    @property
+    def ratio(self) -> float:
+        """second / first."""
+        return self.second / self.first if self.first else float("inf") if self.second else 1.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two files have in common, and what not.
+
+    Attributes:
+        changes: figures in both.
+        missing, new: rows that only the first, or only the second, has.
+        context: what of hardware, versions and settings differs: name, first, second.
+    """
+
+    changes: list[Change]
+    missing: list[str]
+    new: list[str]
+    context: list[tuple[str, Any, Any]]
+
+
+def compare(first: Path, second: Path) -> Comparison:
+    """Compare two files that the same `cannonade bench` command wrote with --out.
+
+    Rows belong together where everything that is no measurement, text, truth values and whole numbers, is equal.
+
+    Raises:
+        InputError: a file is none, or the two have no row in common.
+    """
+    contents = [_read(path) for path in (first, second)]
+    one, other = (dict(_rows(content)) for content in contents)
+    shared = [name for name in one if name in other]
+    if not shared:
+        raise InputError(f"files must be of the same bench and have rows in common, {first} and {second} have none")
+    changes = [
+        Change(name, figure, value, other[name][figure])
+        for name in shared
+        for figure, value in one[name].items()
+        if figure in other[name]
+    ]
+    settings = [dict(_settings(content)) for content in contents]
+    names = dict.fromkeys((*settings[0], *settings[1]))
+    context = [(name, settings[0].get(name), settings[1].get(name)) for name in names]
+    return Comparison(
+        changes,
+        [name for name in one if name not in other],
+        [name for name in other if name not in one],
+        [entry for entry in context if entry[1] != entry[2]],
+    )
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"a bench's JSON file must be readable, {path} is not: {error}") from error
+
+
+def _rows(content: Any) -> Iterator[tuple[str, dict[str, float]]]:
+    """Every row of every table in a file: its name and its figures."""
+    tables = content.values() if isinstance(content, dict) else [content]
+    for table in tables:
+        for row in table if isinstance(table, list) else ():
+            if isinstance(row, dict):
+                figures = dict(_numbers(row))
+                name = ", ".join(f"{key}={value}" for key, value in row.items() if isinstance(value, str | bool | int))
+                if figures:
+                    yield name, figures
+
+
+def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, value in row.items():
+        if isinstance(value, float):
+            yield prefix + key, value
+        elif isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}.")
+
+
+def _settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """What stands beside the tables, one level of nesting joined by dots."""
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if isinstance(value, dict):
+            yield from _settings(value, f"{prefix}{key}.")
+        elif not isinstance(value, list):
+            yield prefix + key, value
