@@ -40,6 +40,7 @@ class Phase(IntEnum):
     TRAINING = 8
     FORWARD = 9
     ORDER = 10
+    INVARIANCE = 11
 
 
 def check_seed(seed: int) -> None:

@@ -68,7 +68,7 @@ def test_public_names_are_frozen():
 
 PHASES = [
     "ATTACK", "START", "SELECTION", "BENIGN_VOTE", "FINAL_VOTE", "NULL_VOTE", "CERTIFY_SELECT", "CERTIFY_ESTIMATE",
-    "TRAINING", "FORWARD", "ORDER",
+    "TRAINING", "FORWARD", "ORDER", "INVARIANCE",
 ]  # fmt: skip
 
 

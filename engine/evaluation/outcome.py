@@ -15,6 +15,8 @@ from cannonade.draws import Phase
 from cannonade.stopwatch import Stopwatch
 from cannonade.voting import Stop, Votes, majority_vote
 
+INVARIANCE_DRAWS = 20
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -22,6 +24,8 @@ class Outcome:
 
     Attributes:
         undefended: [N] int64, the classifier's labels for the N clean images without its defense.
+        invariance: [N] float64, the share of draws on the clean image that agree with that: of the benign vote, or where votes
+            stop early, which is no fair sample, of `INVARIANCE_DRAWS` others.
         benign: votes on the N clean images.
         attacked: [M] int64, the rows that did not satisfy the goal before the attack.
         goal: of the M attacked images.
@@ -32,6 +36,7 @@ class Outcome:
     """
 
     undefended: Tensor
+    invariance: Tensor
     benign: Votes
     attacked: Tensor
     goal: Goal
@@ -110,6 +115,7 @@ def evaluate_batch(
             open_ &= targets != labels
         attacked = open_.nonzero()[:, 0]
         goal = goal[attacked]
+        invariance = _agreement(defended, images, undefended, benign, stop, ids, chunk)
     with watch.part("attack"):
         result = attack(defended, images[attacked], goal, ids=ids[attacked])
     with watch.part("final vote"):
@@ -118,7 +124,7 @@ def evaluate_batch(
     with watch.part("null vote"):
         null = cast(images[attacked], phase=Phase.NULL_VOTE, ids=ids[attacked])
     distance = NORMS[attack.norm].distance(result.images.double() - images[attacked].double())
-    return Outcome(undefended, benign, attacked, goal, result, final, null, distance)
+    return Outcome(undefended, invariance, benign, attacked, goal, result, final, null, distance)
 
 
 @torch.no_grad()
@@ -131,3 +137,18 @@ def _undefended(defended: DefendedClassifier, images: Tensor, chunk: Chunk) -> T
         return torch.cat([defended.classifier(part).argmax(1) for part in images.split(rows)])
 
     return with_retreat(label, resolve_chunk(chunk, defended, images, len(images)))[0]
+
+
+def _agreement(
+    defended: DefendedClassifier,
+    images: Tensor,
+    undefended: Tensor,
+    benign: Votes,
+    stop: Stop | None,
+    ids: Tensor,
+    chunk: Chunk,
+) -> Tensor:
+    """[N] float64, the share of draws that agree with the classifier's own labels."""
+    if stop is not None:
+        benign = majority_vote(defended, images, INVARIANCE_DRAWS, phase=Phase.INVARIANCE, ids=ids, chunk=chunk)
+    return benign.counts.gather(1, undefended[:, None])[:, 0] / benign.counts.sum(1)

@@ -16,6 +16,7 @@ from cannonade.chunking import Chunk
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.errors import InputError
+from cannonade.evaluation.outcome import INVARIANCE_DRAWS
 from cannonade.evaluation.recipe import attack_calls, expected_forwards, expected_gradients, with_chunk
 from cannonade.spec import call_text
 from cannonade.voting import Stop
@@ -100,8 +101,7 @@ class Plan:
             attacked: share of the images that will be attacked.
         """
         attack = 2 * self.votes + expected_forwards(self.attack, self.defended)
-        choosing = LEAST_LIKELY_SAMPLES if self.target == "least_likely" else 0
-        return round(len(self.source) * (1 + choosing + self.votes + attacked * attack))
+        return round(len(self.source) * (forwards_beside(self) + self.votes + attacked * attack))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -132,6 +132,13 @@ class Plan:
         }
         normal: dict[str, Any] = json.loads(json.dumps(configuration))
         return normal
+
+
+def forwards_beside(plan: Plan) -> int:
+    """Forward passes of each image that are neither votes nor the attack's: without the defense, for its target, and for the
+    invariance where no whole vote tells it."""
+    choosing = LEAST_LIKELY_SAMPLES if plan.target == "least_likely" else 0
+    return 1 + choosing + (0 if plan.stop is None else INVARIANCE_DRAWS)
 
 
 def config_hash(configuration: Mapping[str, Any]) -> str:

@@ -1,14 +1,14 @@
 """What is known of each image of a run, and the rates that follow from it."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 from torch import Tensor
 
-from cannonade.attacks.targets import LEAST_LIKELY_SAMPLES
 from cannonade.data.sources import Item
 from cannonade.evaluation.outcome import Outcome
-from cannonade.evaluation.plan import Plan
+from cannonade.evaluation.plan import Plan, forwards_beside
 from cannonade.evaluation.statistics import rate, wilson_interval
 
 SPLIT = ("load", "benign vote", "attack", "final vote", "null vote", "write")  # where the seconds of a batch go
@@ -23,7 +23,7 @@ def records_of(plan: Plan, batch: Sequence[Item], outcome: Outcome, targets: Ten
         outcome: what became of them.
         targets: [N] int64; None for an untargeted attack.
     """
-    choosing = LEAST_LIKELY_SAMPLES if plan.target == "least_likely" else 0
+    beside = forwards_beside(plan)
     place = {int(row): index for index, row in enumerate(outcome.attacked)}
     for row, item in enumerate(batch):
         record: dict[str, Any] = {
@@ -32,12 +32,13 @@ def records_of(plan: Plan, batch: Sequence[Item], outcome: Outcome, targets: Ten
             "label": item.label,
             "target": None if targets is None else int(targets[row]),
             "undefended_label": int(outcome.undefended[row]),
+            "invariance": float(outcome.invariance[row]),
             "benign_label": int(outcome.benign.labels[row]),
             "benign_counts": _sparse(outcome.benign.counts[row]),
             "benign_forwards": int(outcome.benign.forwards[row]),
             "votes_used": int(outcome.benign.used[row]),
             "attacked": row in place,
-            "forwards": 1 + choosing + int(outcome.benign.forwards[row]),
+            "forwards": beside + int(outcome.benign.forwards[row]),
         }
         if row in place:
             index, attack = place[row], outcome.attack
@@ -58,30 +59,27 @@ def records_of(plan: Plan, batch: Sequence[Item], outcome: Outcome, targets: Ten
         yield record
 
 
-def summarise(records: Sequence[dict[str, Any]], votes: int, stopped: bool = False) -> dict[str, Any]:
+def summarise(records: Sequence[dict[str, Any]], votes: int) -> dict[str, Any]:
     """The rates of a run from its images' records (paper, section 6.1), with 95 % Wilson intervals.
 
-    The invariance Pr[F_θ(x) = F(x)] (paper, section 4) is the mean share of benign votes that agree with the classifier without
-    its defense. It is left out where votes stop early: a count taken when it leads is no fair sample.
+    The invariance is Pr[F_θ(x) = F(x)] (paper, section 4), over draws and images.
 
     Args:
         records: of its images.
         votes: n of each vote.
-        stopped: whether votes stopped early.
     """
     attacked = [record for record in records if record["attacked"]]
     right = sum(record["benign_label"] == record["label"] for record in records)
     plain = sum(record["undefended_label"] == record["label"] for record in records)
     fooled = sum(record["success"] for record in attacked)
     wavering = sum(record["null_success"] for record in attacked)
-    agreeing = sum(record["benign_counts"].get(str(record["undefended_label"]), 0) for record in records)
     return {
         "images": len(records),
         "attacked": len(attacked),
         "undefended_accuracy": rate(plain, len(records)),
         "benign_accuracy": rate(right, len(records)),
         "benign_accuracy_ci95": wilson_interval(right, len(records)),
-        "invariance": None if stopped else rate(agreeing, len(records) * votes),
+        "invariance": fmean(record["invariance"] for record in records) if records else None,
         "success_rate": rate(fooled, len(attacked)),
         "success_rate_ci95": wilson_interval(fooled, len(attacked)),
         "null_success_rate": rate(wavering, len(attacked)),

@@ -113,9 +113,8 @@ def summary_of_run(
     records: list[dict[str, Any]], batches: Sequence[Finished], configuration: dict[str, Any]
 ) -> dict[str, Any]:
     """The summary of what is finished of a run: its rates, what it cost, and whose it is."""
-    votes, stopped = configuration["votes"], configuration["stop"] is not None
     seconds = {part: round(sum(batch.split.get(part, 0.0) for batch in batches), 3) for part in SPLIT}
-    return summarise(records, votes, stopped) | {
+    return summarise(records, configuration["votes"]) | {
         "seconds": round(sum(batch.seconds for batch in batches), 3),
         "seconds_by_part": seconds,
         "seed": configuration["seed"],

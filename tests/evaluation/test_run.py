@@ -184,7 +184,9 @@ def test_invariance_is_the_share_of_draws_that_agree_with_the_classifier_alone(t
     agreeing = [record["benign_counts"].get(str(label), 0) / 200 for record, label in zip(records, plain, strict=True)]
     assert summary["invariance"] == pytest.approx(sum(agreeing) / COUNT)
     assert 0.3 < summary["invariance"] < 1
-    assert run(plan(stop="exact"), tmp_path / "stopped")["invariance"] is None
+    stopped = run(plan(stop="exact", votes=200), tmp_path / "stopped")
+    assert stopped["invariance"] == pytest.approx(summary["invariance"], abs=0.09)  # 3 standard errors of 12·20 draws
+    assert stopped["forwards"] >= stopped["votes_used"] + (1 + 20) * COUNT
 
 
 def test_votes_that_stop_give_the_labels_of_all(tmp_path):
