@@ -12,7 +12,8 @@
 # was lost are taken over. The same command resumes.
 run=$1
 shift
-# Five minutes before the end the first TERM makes every process finish its batch; what it had is kept, the rest goes on later.
+# Five minutes before the end TERM asks every process to finish its batch. torchrun waits 30 seconds for that; a batch that takes
+# longer is done again when the command runs again, and nothing finished is lost.
 trap 'kill -TERM $(jobs -p); wait' TERM
 srun --kill-on-bad-exit=0 --wait=0 \
     torchrun --standalone --nproc-per-node 8 -m cannonade.cli evaluate "$@" --out "$run" &

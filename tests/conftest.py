@@ -21,7 +21,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+from cannonade.classifier import Classifier
 from cannonade.kernels import native
 
 # The tests issue many small operations; two threads bring them nothing, and cost ten times as much on a busy machine.
@@ -35,6 +37,28 @@ def photos() -> torch.Tensor:
     paths = sorted(folder.glob("imagenet_*.jpg"))[:8]
     arrays = [np.asarray(Image.open(path).convert("RGB").resize((224, 224))) for path in paths]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+class Patches(nn.Module):
+    """Three classes: which third of the image is the brightest."""
+
+    def forward(self, images):
+        return torch.stack([part.mean((1, 2, 3)) for part in images.split((3, 3, 2), dim=3)], dim=1) * 20
+
+
+def patches() -> Classifier:
+    return Classifier(Patches(), input_size=(8, 8), class_names=("left", "middle", "right"))
+
+
+@pytest.fixture
+def toy(tmp_path) -> dict[str, str]:
+    """A classifier and twelve images that it has right, as the options --model and --data name them."""
+    pixels = np.random.default_rng(0).random((12, 8, 8, 3), dtype=np.float32) * 0.3 + 0.3
+    labels = np.arange(12) % 3
+    for image, label in zip(pixels, labels, strict=True):
+        image[:, (slice(0, 3), slice(3, 6), slice(6, 8))[label]] += 0.08
+    np.savez(tmp_path / "toy.npz", images=pixels, labels=labels)
+    return {"model": f"{__name__}:patches", "data": str(tmp_path / "toy.npz")}
 
 
 @pytest.fixture(scope="session")

@@ -152,17 +152,17 @@ def _audience() -> str:
 
 def _lines(name: str, total: int) -> Finished:
     """A plain line after the first batch and the last, and at most every `_INTERVAL` seconds between them."""
-    began, before, told = time.monotonic(), 0, -_INTERVAL
+    first: tuple[float, int] | None = None  # when the first batch was done, and the images that were then
+    told = -_INTERVAL
 
     def finished(images: int, summary: dict[str, Any]) -> None:
-        nonlocal before, told
+        nonlocal first, told
         now = time.monotonic()
-        if not before:
-            before = images  # what was there, and one batch
+        began, before = first = first or (now, images)
         if now - told < _INTERVAL and images < total:
             return
         told = now
-        left = "" if images == before else f", {_clock((now - began) * (total - images) / images)} left"
+        left = "" if images == before else f", {_clock((now - began) * (total - images) / (images - before))} left"
         rates = f"{summary['gradients'] / max(summary['seconds'], 1e-9):.1f} gradients/s"
         _say(f"{name}: {images}/{total} images, success {percent(summary['success_rate'])}, {rates}{left}")
 

@@ -15,6 +15,24 @@ reproduce = typer.Typer(help="The paper's claims, each as a command.", no_args_i
 app.add_typer(reproduce, name="reproduce")
 
 
+# What the commands that attack images take alike.
+Model = Annotated[str, typer.Option(help="Classifier; see evaluate.")]
+Data = Annotated[str, typer.Option(help="Images; see evaluate.")]
+Out = Annotated[Path, typer.Option(help="Directory of the runs, with the study's JSON and SVG.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")]
+Restrict = Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")]
+Scale = Annotated[str, typer.Option(help="full, the paper's settings; or small, which says what it changed.")]
+Eps = Annotated[str, typer.Option(help="Radius in L∞, such as 4/255; the paper's is 8/255.")]
+Target = Annotated[str, typer.Option(help="Of targeted attacks: a class, random or least_likely.")]
+Limit = Annotated[int | None, typer.Option(help="Images, spread evenly over the data; the scale's own by default.")]
+Stop = Annotated[str, typer.Option(help="End votes early: none, exact or sequential.")]
+Batch = Annotated[int, typer.Option(help="Images of one batch.")]
+Rows = Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")]
+Seed = Annotated[int, typer.Option(help="Of every draw.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
+Resume = Annotated[bool, typer.Option(help="Go on with what is in --out.")]
+
+
 @reproduce.command()
 def theory(
     out: Annotated[Path, typer.Option(help="Folder for theory.json and theory.svg.")],
@@ -54,20 +72,18 @@ def table2(
     model: Annotated[str, typer.Option(help="Classifier, best one trained for the row's defense.")],
     data: Annotated[str, typer.Option(help="ImageNet for guo and xie, CIFAR-10 for the others; see evaluate.")],
     out: Annotated[Path, typer.Option(help="Folder for table2-ROW.json.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
-    scale: Annotated[
-        str, typer.Option(help="full, the original settings; or small, which says what it changed.")
-    ] = "full",
+    weights: Weights = None,
+    restrict: Restrict = False,
+    scale: Scale = "full",
     defense: Annotated[
         str | None, typer.Option(help="In place of the row's own call, such as 'kwta(fraction=0.2)'.")
     ] = None,
     limit: Annotated[int, typer.Option(help="Images that are evaluated, spread evenly over the data.")] = 1000,
     votes: Annotated[int | None, typer.Option(help="n, of our vote; the row's own by default.")] = None,
-    batch: Annotated[int, typer.Option(help="Images of one batch.")] = 50,
-    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    batch: Batch = 50,
+    chunk: Rows = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """A row of Table 2: the original attack with EOT and the ablation without, by the row's own criterion and by our vote."""
     from cannonade.evaluation.subject import open_subject, parse_chunk
@@ -111,24 +127,22 @@ def _register(name: str, what: str) -> None:
 
     @reproduce.command(name, help=f"{what}: PGD with and without EOT at equal strength, the best step size of each.")
     def study(
-        model: Annotated[str, typer.Option(help="Classifier; see evaluate.")],
-        data: Annotated[str, typer.Option(help="Images; see evaluate.")],
-        out: Annotated[Path, typer.Option(help="Directory of the grid, with the study's JSON and SVG.")],
-        weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-        restrict: Annotated[
-            bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")
-        ] = False,
-        scale: Annotated[str, typer.Option(help="full, the paper's settings; or small, for two cores.")] = "full",
+        model: Model,
+        data: Data,
+        out: Out,
+        weights: Weights = None,
+        restrict: Restrict = False,
+        scale: Scale = "full",
         defense: Annotated[str | None, typer.Option(help="In place of the study's own.")] = None,
-        eps: Annotated[str, typer.Option(help="Radius in L∞, such as 4/255; the paper's is 8/255.")] = "8/255",
-        target: Annotated[str, typer.Option(help="Of targeted attacks: a class, random or least_likely.")] = "random",
-        limit: Annotated[int | None, typer.Option(help="Images; the study's own by default.")] = None,
-        stop: Annotated[str, typer.Option(help="End votes early: none, exact or sequential.")] = "none",
-        batch: Annotated[int, typer.Option(help="Images of one batch.")] = 32,
-        chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-        seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
-        resume: Annotated[bool, typer.Option(help="Go on with what is in --out.")] = False,
+        eps: Eps = "8/255",
+        target: Target = "random",
+        limit: Limit = None,
+        stop: Stop = "none",
+        batch: Batch = 32,
+        chunk: Rows = "auto",
+        seed: Seed = 0,
+        device: Device = "auto",
+        resume: Resume = False,
     ) -> None:
         from cannonade.cli.evaluate import run_cells
         from cannonade.cli.progress import Limits
@@ -176,23 +190,23 @@ def _register_tradeoff(name: str, what: str) -> None:
 
     @reproduce.command(name, help=f"{what}: accuracy, invariance and success, untargeted and targeted, at each value.")
     def study(
-        model: Annotated[str, typer.Option(help="Classifier; see evaluate.")],
-        data: Annotated[str, typer.Option(help="Images; see evaluate.")],
+        model: Model,
+        data: Data,
         before: Annotated[Path, typer.Option(help="Weights that were not fine-tuned on the defense.")],
         after: Annotated[
             list[str], typer.Option(help="VALUE=FILE: weights fine-tuned (see finetune) on that value; several times.")
         ],
-        out: Annotated[Path, typer.Option(help="Directory of the runs, with the study's JSON and SVG.")],
-        scale: Annotated[str, typer.Option(help="full, the paper's settings; or small, for two cores.")] = "full",
-        eps: Annotated[str, typer.Option(help="Radius in L∞, such as 4/255; the paper's is 8/255.")] = "8/255",
-        target: Annotated[str, typer.Option(help="Of targeted attacks: a class, random or least_likely.")] = "random",
-        limit: Annotated[int | None, typer.Option(help="Images; the scale's own by default.")] = None,
-        stop: Annotated[str, typer.Option(help="End votes early: none, exact or sequential.")] = "none",
-        batch: Annotated[int, typer.Option(help="Images of one batch.")] = 32,
-        chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-        seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-        device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
-        resume: Annotated[bool, typer.Option(help="Go on with what is in --out.")] = False,
+        out: Out,
+        scale: Scale = "full",
+        eps: Eps = "8/255",
+        target: Target = "random",
+        limit: Limit = None,
+        stop: Stop = "none",
+        batch: Batch = 32,
+        chunk: Rows = "auto",
+        seed: Seed = 0,
+        device: Device = "auto",
+        resume: Resume = False,
     ) -> None:
         from cannonade.cli.evaluate import run_cells
         from cannonade.cli.progress import Limits

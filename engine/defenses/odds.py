@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import NormalDist
 from typing import ClassVar, cast
 
 import torch
@@ -121,8 +122,7 @@ class Odds(ModelDefense, name="odds"):
         scores = ((changes - mean) / std).nan_to_num(nan=-torch.inf)
         scores.scatter_(1, predicted[:, None], -torch.inf)
         highest, corrected = scores.max(1)
-        threshold = torch.special.ndtri(torch.tensor(self.cutoff, dtype=torch.float64))
-        return highest > threshold.to(highest.device), corrected
+        return highest > NormalDist().inv_cdf(self.cutoff), corrected
 
 
 @torch.no_grad()

@@ -146,7 +146,10 @@ def _begin(plan: Plan, directory: RunDirectory, configuration: dict[str, Any], s
     measure = resolve_chunk if shared is None else shared.chunk
     chunk = measure(plan.chunk, plan.defended, first, rows)
     header = {"format": FORMAT, "configuration": configuration, "config_hash": config_hash(configuration)}
-    directory.write_json("run.json", header | {"resolved_chunk": chunk, **_circumstances(plan)})
+    measured = None if shared is None else shared.measured
+    directory.write_json(
+        "run.json", header | {"resolved_chunk": chunk, "measured_chunk": measured, **_circumstances(plan)}
+    )
     return chunk
 
 

@@ -175,7 +175,7 @@ class RunDirectory:
         """
         own_order = np.random.default_rng(_own_number())
         patience = PATIENCE
-        while order := [number for number in numbers if number not in self._finished()]:
+        while order := self._open(numbers):
             refused, idle = 0, True
             for number in own_order.permutation(order).tolist() if shared else order:
                 if not shared:
@@ -194,6 +194,11 @@ class RunDirectory:
             if idle:
                 time.sleep(patience)
             patience = min(2 * patience, LONGEST_PATIENCE) if idle else PATIENCE
+
+    def _open(self, numbers: Sequence[int]) -> list[int]:
+        """Those of the batches that are not finished."""
+        finished = self._finished()
+        return [number for number in numbers if number not in finished]
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Replace a JSON file in one step."""

@@ -23,7 +23,7 @@ class SharedVotes:
     """
 
     def __init__(self) -> None:
-        self._chunk: int | None = None
+        self.measured: int | None = None  # rows of a pass that the memory allows, however few a run has
         self._votes: dict[tuple[int, ...], Votes] = {}
         self._records: dict[tuple[int, ...], list[dict[str, Any]]] = {}
 
@@ -33,15 +33,15 @@ class SharedVotes:
         if not directory.begun:
             return
         header = directory.read_json("run.json")
-        self._chunk = max(self._chunk or 0, header["resolved_chunk"])
+        self.measured = self.measured or header["measured_chunk"]
         for finished, records in directory.read_lines().values():
             self._records[_key(finished.ids, finished.chunk, header["configuration"]["votes"])] = records
 
     def chunk(self, chunk: Chunk, defended: DefendedClassifier, images: Tensor, rows: int) -> int:
         """As `resolve_chunk`, but measured once: the memory that is free differs from one time to the next."""
-        if self._chunk is None:
-            self._chunk = resolve_chunk(chunk, defended, images, _NO_LIMIT)
-        return min(self._chunk, rows)
+        if self.measured is None:
+            self.measured = resolve_chunk(chunk, defended, images, _NO_LIMIT)
+        return min(self.measured, rows)
 
     def benign_vote(self, plan: Plan, images: Tensor, ids: Tensor, chunk: int) -> Votes:
         """The vote on the clean images of a batch, cast when it is first asked for.

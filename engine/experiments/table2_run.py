@@ -227,8 +227,7 @@ def run_row(
             rows = outcome.attacked
             broken = _broken(row.criterion, defended, outcome.attack.images, labels[rows], ids[rows], experiment.chunk)
             tallies[name].add(outcome, broken)
-        with torch.no_grad():
-            plain += int((experiment.classifier(images).argmax(1) == labels).sum())
+        plain += int((outcome.undefended == labels).sum())
         right += len(rows)
         done += len(images)
         content = {

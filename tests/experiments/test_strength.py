@@ -5,13 +5,9 @@ import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
-from torch import nn
 
 from cannonade import cli
-from cannonade.classifier import Classifier
 from cannonade.draws import Phase
 from cannonade.errors import InputError
 from cannonade.evaluation.assemble import assemble
@@ -19,40 +15,18 @@ from cannonade.evaluation.run_grid import run_grid
 from cannonade.experiments import strength
 from cannonade.experiments.strength import Point, Study, best_points, cells_of, find_study, gains, selection_rate
 
-SIDE, COUNT = 8, 12
 SMALL = Study(
     title="toy", defenses=("smoothing(sigma=0.2)",), goals=("untargeted", "targeted"), strengths=((4, 1), (2, 2)),
-    step_sizes=("1/255", "8/255"), limit=COUNT, votes=11, published={("smoothing(sigma=0.2)", "targeted", 4, 1): 0.5},
+    step_sizes=("1/255", "8/255"), limit=12, votes=11, published={("smoothing(sigma=0.2)", "targeted", 4, 1): 0.5},
 )  # fmt: skip
 
 
-class Patches(nn.Module):
-    """Three classes: which third of the image is the brightest."""
-
-    def forward(self, images):
-        return torch.stack([part.mean((1, 2, 3)) for part in images.split((3, 3, 2), dim=3)], dim=1) * 20
-
-
-def patches():
-    return Classifier(Patches(), input_size=(SIDE, SIDE), class_names=("left", "middle", "right"))
-
-
 @pytest.fixture
-def data(tmp_path):
-    pixels = np.random.default_rng(0).random((COUNT, SIDE, SIDE, 3), dtype=np.float32) * 0.3 + 0.3
-    labels = np.arange(COUNT) % 3
-    for image, label in zip(pixels, labels, strict=True):
-        image[:, (slice(0, 3), slice(3, 6), slice(6, 8))[label]] += 0.08
-    np.savez(tmp_path / "toy.npz", images=pixels, labels=labels)
-    return tmp_path / "toy.npz"
-
-
-@pytest.fixture
-def grid(data, tmp_path):
+def grid(toy, tmp_path):
     """The toy's study, run."""
     cells = cells_of(SMALL)
-    words = {"model": f"{__name__}:patches", "data": str(data), "batch": 5, "device": "cpu"}
-    plans = dict(zip(cells, assemble([cell.settings for cell in cells], **words), strict=True))
+    found = assemble([cell.settings for cell in cells], **toy, batch=5, device="cpu")
+    plans = dict(zip(cells, found, strict=True))
     run_grid(plans, tmp_path / "grid")
     return plans, tmp_path / "grid"
 
@@ -116,10 +90,10 @@ def test_gains_are_paired_at_equal_strength():
     assert gain.p == pytest.approx(2 / 2**12)
 
 
-def test_command(data, tmp_path, monkeypatch, capsys):
+def test_command(toy, tmp_path, monkeypatch, capsys):
     study = replace(SMALL, goals=("targeted",), step_sizes=("8/255",))
     monkeypatch.setitem(strength.STUDIES["table1"], "small", study)
-    words = ["--model", f"{__name__}:patches", "--data", str(data), "--scale", "small", "--batch", "6"]
+    words = ["--model", toy["model"], "--data", toy["data"], "--scale", "small", "--batch", "6"]
     argv = ["cannonade", "reproduce", "table1", *words, "--device", "cpu", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stop:
