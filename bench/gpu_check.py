@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -35,6 +36,11 @@ from cannonade.defenses import DEFENSES, build_defense
 from cannonade.defenses.bart import BaRT
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
+from cannonade.evaluation.assemble import assemble
+from cannonade.evaluation.estimate import estimate
+from cannonade.evaluation.grid import Settings
+from cannonade.evaluation.run import run
+from cannonade.evaluation.run_directory import RunDirectory
 from cannonade.kernels.backend import carry
 from cannonade.kernels.philox import draw
 from cannonade.models import load_model
@@ -73,6 +79,8 @@ def main() -> int:
         "transforms": lambda: check_transforms(photos, device),
         "throughput": lambda: check_throughput(photos, device),
         "votes": lambda: check_votes(photos, device),
+        "model side": lambda: check_model_side(photos, device),
+        "run": lambda: check_run(device.type),
         "peers": lambda: check_peers(photos, device),
         "roofline": lambda: check_roofline(photos, device),
         "capture": lambda: check_capture(photos, device),
@@ -203,6 +211,44 @@ def check_votes(photos: Tensor, device: torch.device) -> Iterator[Check]:
             True,
             f"{100 * len(images) / own:.0f} predictions/s, {own / bare:.2f} of the bare model's time",
         )
+
+
+def check_model_side(photos: Tensor, device: torch.device) -> Iterator[Check]:
+    """Logits and gradients of defenses inside the classifier, twice: the same draws must give the same bits."""
+    classifier, images, streams = _subject(photos, device)
+    for call in ("activation_pruning", "kwta(fraction=0.2)"):
+        defended = DefendedClassifier(classifier, build_defense(call))
+        results = []
+        for _ in range(2):
+            leaf = images.clone().requires_grad_()
+            logits = defended.logits(leaf, streams)
+            results += [logits.detach(), *torch.autograd.grad(logits.square().sum(), leaf)]
+        apart = sum(int((first != second).sum()) for first, second in zip(results[:2], results[2:], strict=True))
+        finite = all(bool(value.isfinite().all()) for value in results)
+        yield (
+            f"bits of {call}",
+            apart == 0 and finite,
+            f"{apart} values differ, {'all' if finite else 'not all'} finite",
+        )
+
+
+def check_run(device: str) -> Iterator[Check]:
+    """A small evaluation twice: the same records; and what its estimate says beside what it took."""
+    settings = Settings(defense="bart(k=2)", attack="pgd(steps=2)", eot=2, votes=4)
+    [plan] = assemble(
+        [settings], model="efficientnet_lite0", data="samples", limit=2, batch=1, chunk="4", device=device
+    )
+    cost = estimate([plan], [0])
+    with tempfile.TemporaryDirectory() as folder:
+        runs = [RunDirectory(Path(folder) / name) for name in ("first", "second")]
+        summaries = [run(plan, each.path) for each in runs]
+        first, second = ([{**record, "seconds": 0} for record in each.read_images()] for each in runs)
+    took = summaries[1]["seconds"]
+    yield (
+        "a run twice",
+        first == second,
+        f"{took:.2f} s, at most {cost.seconds:.2f} s and {cost.bytes / 1e9:.2f} GB estimated",
+    )
 
 
 def check_peers(photos: Tensor, device: torch.device) -> Iterator[Check]:

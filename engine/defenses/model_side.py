@@ -122,8 +122,10 @@ class _Replaced(TorchFunctionMode):
             )
         stream = numbered_stream(self._draws, self.number, values.device)
         self.number += 1
-        result = self._defense.activate(values, relu, stream)
-        return values.copy_(result) if in_place else result
+        if not in_place:
+            return self._defense.activate(values, relu, stream)
+        # Of a copy, because backward may want the input that is overwritten.
+        return values.copy_(self._defense.activate(values.clone(), relu, stream))
 
 
 _Call = tuple[Tensor, Network, bool]  # input, the function, whether it overwrites its input

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from cannonade.bench import gpu_check
-from cannonade.bench.gpu_check import check_capture, check_loader, check_peers, check_roofline, check_transforms, main
+from cannonade.bench.gpu_check import (
+    check_capture,
+    check_loader,
+    check_model_side,
+    check_peers,
+    check_roofline,
+    check_run,
+    check_transforms,
+    main,
+)
 from cannonade.classifier import Classifier
 from cannonade.defenses import executor
 from cannonade.defenses.bart import BaRT
@@ -48,6 +57,32 @@ def test_timed_parts_run(photos, monkeypatch):
     assert [name for name, _, _ in peers] == ["torchattacks", "foolbox", "ART"]
     assert all(passed for _, passed, _ in peers)
     assert all(passed for _, passed, _ in check_loader(device))
+
+
+def test_a_model_side_defense_that_does_not_repeat_is_found(photos, monkeypatch):
+    small, device = photos[:1, :, 90:122, 90:122], torch.device("cpu")
+    checks = list(check_model_side(small, device))
+    assert [passed for _, passed, _ in checks] == [True, True], checks
+    asked, logits = [], gpu_check.DefendedClassifier.logits
+
+    def wavering(self, images, draws):
+        asked.append(1)
+        return logits(self, images, draws) + 1e-3 * len(asked)
+
+    monkeypatch.setattr(gpu_check.DefendedClassifier, "logits", wavering)
+    assert [passed for _, passed, _ in check_model_side(small, device)] == [False, False]
+
+
+def test_a_run_that_does_not_repeat_is_found(monkeypatch):
+    [(_, passed, figures)] = check_run("cpu")
+    assert passed, figures
+    read = gpu_check.RunDirectory.read_images
+    monkeypatch.setattr(
+        gpu_check.RunDirectory,
+        "read_images",
+        lambda self: [record | {"distance": self.path.name} for record in read(self)],
+    )
+    assert [passed for _, passed, _ in check_run("cpu")] == [False]
 
 
 @pytest.mark.interpreter

@@ -207,3 +207,17 @@ def test_finetuning_takes_what_a_network_can_be_trained_with(folder):
         ran = CliRunner().invoke(app, [*words, *more, "--out", "other"])
         assert isinstance(ran.exception, InputError)
         assert match in str(ran.exception)
+
+
+@pytest.mark.parametrize("defense", [ActivationPruning(samples=2.0), KWTA(fraction=0.3)], ids=lambda part: part.name)
+@pytest.mark.parametrize("way", WAYS)
+def test_gradients_do_not_hang_on_how_a_relu_is_written(defense, way):
+    """Also where it overwrites its input, which backward may want."""
+    plain = functional.relu6 if "6" in way else functional.relu
+    gradients = []
+    for activation in (WAYS[way], plain):
+        leaf = images().requires_grad_()
+        logits = DefendedClassifier(small(activation), defense).logits(leaf, draws())
+        gradients += torch.autograd.grad(logits.square().sum(), leaf)
+    assert gradients[0].abs().max() > 0
+    torch.testing.assert_close(*gradients, rtol=0, atol=0)
