@@ -95,6 +95,7 @@ def pytest_runtest_setup(item):
         pytest.skip("Triton is not installed")
     if item.get_closest_marker("native") and not native.available():
         pytest.skip("cannonade was installed without a C++ compiler")
+    torch.manual_seed(0)  # the networks that a test builds have the same weights in every run
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -22,6 +22,8 @@ def pruned_by_loops(activations, words):
     """The factor of every activation, in Python's floats: sorted points by partial sums, each looked up by walking."""
     steps = [-math.log((word + 0.5) * 2.0**-32) for word in words]
     total, place, reached = sum(activations), 0, activations[0]
+    if total == 0:
+        return [0.0] * len(activations)
     chosen, partial, whole = set(), 0.0, sum(steps)
     for step in steps[:-1]:
         partial += step
@@ -68,6 +70,14 @@ def test_values_and_gradient_of_a_network_against_loops(samples):
     expected[:, 0].sum().backward()
     assert plain.grad.any()
     torch.testing.assert_close(leaf.grad, plain.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_layer_without_activity_stays_so():
+    leaf = torch.zeros(2, 12, dtype=torch.float64, requires_grad=True)
+    pruned = ActivationPruning().activate(leaf, nn.ReLU(), draws(2).part(0).site(0))
+    pruned.sum().backward()
+    assert not pruned.any()
+    assert not leaf.grad.any()
 
 
 @pytest.mark.parametrize("r", [1, 2, 5, 12])
