@@ -2,7 +2,7 @@
 
 Ours decodes in a loader and defends the whole batch on the device. The other side does what torchvision's and scikit-image's
 documentation suggests: crops and transforms image by image in the worker processes of a DataLoader. Both train the same network
-with the same step. A pass includes starting the workers, as an epoch does.
+with the same step. A pass includes starting the workers, as an epoch does, and follows one of its own side.
 """
 
 from collections.abc import Callable, Iterator
@@ -187,7 +187,9 @@ def measure(
     passes = {"ours": _ours(source, feed, part, workers), "theirs": _theirs(source, feed, part, workers)}
     learner = Learner(model, 1 + max(item.label for item in source.items))
     for learn in (learner, None):
-        timed = interleaved({name: _run(one, len(source), learn) for name, one in passes.items()}, rounds)
+        # The other side forks its workers; without a network that shows.
+        runs = {name: _run(one, len(source), learn) for name, one in passes.items()}
+        timed = interleaved(runs, rounds, settle=learn is None)
         (ours, ours_quartiles), (theirs, theirs_quartiles) = (_speed(timed[name], len(source)) for name in passes)
         yield Row(defense, learn is not None, ours, ours_quartiles, theirs, theirs_quartiles, ours / theirs)
 

@@ -25,17 +25,23 @@ class Timing:
     quartiles: tuple[float, float]
 
 
-def interleaved(cases: Mapping[str, Callable[[], object]], rounds: int = 5, warmup: int = 1) -> dict[str, Timing]:
+def interleaved(
+    cases: Mapping[str, Callable[[], object]], rounds: int = 5, warmup: int = 1, settle: bool = False
+) -> dict[str, Timing]:
     """Time every case once a round, in turn.
 
     Args:
         cases: what to call, by name.
         rounds: how often each is timed.
         warmup: rounds before that are not counted.
+        settle: call each case once more, uncounted, right before it is timed: for cases that leave the process slower for a
+            while, as one does that forks, since every page that its parent then writes to costs a fault.
     """
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for number in range(warmup + rounds):
         for name, case in cases.items():
+            if settle:
+                case()
             started = time.perf_counter()
             case()
             if number >= warmup:

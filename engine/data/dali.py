@@ -1,15 +1,16 @@
 """Batches by NVIDIA DALI: decoded, cropped, resized and mirrored on the GPU where there is one, else by its CPU backend.
 
 On a CPU DALI decodes only the part that augmentation shows, and PyTorch stretches it: DALI's own resize takes about four times
-as long there, and the uint8 result has the bits of the portable loader.
+as long there, and the uint8 result has the bits of the portable loader. A batch is made while the one before is used.
 
 Order and augmentation are ours, handed to DALI with every batch: its own readers and random operators depend on the size of
 the batch and drift between epochs. An error inside DALI costs the whole batch, so the pipeline is then thrown away, the files
 of that batch are tried one by one, and a new pipeline goes on behind them.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -24,15 +25,32 @@ from cannonade.data.readers import plain, upright_sides
 from cannonade.data.sources import Item, Source
 from cannonade.data.views import Feed
 from cannonade.errors import InputError
+from cannonade.kernels.planes import fill_planes
 
+_Batch = tuple[Tensor, list[Item], int]
 _INPUTS = {False: 1, True: 4}
 _UNREADABLE = b"\0"  # what stands for a file that is not to be decoded: no decoder takes it
 
 
-def batches(
-    source: Source, feed: Feed, device: torch.device, workers: int, refuse: Refuse
-) -> Iterator[tuple[Tensor, list[Item], int]]:
+def batches(source: Source, feed: Feed, device: torch.device, workers: int, refuse: Refuse) -> Iterator[_Batch]:
     """Images [N, 3, H, W], their items, and how many positions were passed for them, batch by batch; see `Loader`."""
+    number = _number(device)
+    made = _batches(source, feed, number, workers, refuse)
+    return _ahead(made) if number is None and workers else made
+
+
+def _ahead(made: Generator[_Batch, None, None]) -> Iterator[_Batch]:
+    """The same, each batch made while the one before is used."""
+    with closing(made), ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, made, None)
+        while (batch := coming.result()) is not None:
+            coming = maker.submit(next, made, None)
+            yield batch
+
+
+def _batches(
+    source: Source, feed: Feed, device: int | None, workers: int, refuse: Refuse
+) -> Generator[_Batch, None, None]:
     plan = [[source.items[position] for position in batch] for batch in feed.batches(len(source))]
     passed = 0
     with ThreadPoolExecutor(max(1, workers)) as pool:
@@ -63,25 +81,21 @@ def _scaled(images: Any) -> Tensor:
 
 def _stretched(parts: Any, mirrored: Any, *, size: tuple[int, int], pool: Executor) -> Tensor:
     """Parts of images, each uint8 [H, W, 3] of its own sides, stretched to a size, mirrored and scaled to [0, 1]."""
-    images = np.empty((len(parts), 3, *size), dtype=np.float32)
+    images = torch.empty(len(parts), 3, *size)
 
-    def stretch(place: int, part: Tensor, mirror: bool) -> None:
-        pixels = vision.resize(part.permute(2, 0, 1)[None], list(size), antialias=True)[0].numpy()
-        # By NumPy, which stays on this thread: PyTorch would share each image out between threads of its own, and waiting for
-        # those on busy cores takes many times as long as the work.
-        np.divide(pixels[:, :, ::-1] if mirror else pixels, np.float32(255), out=images[place])
+    def stretch(image: Tensor, part: Tensor, mirror: bool) -> None:
+        pixels = vision.resize(part.permute(2, 0, 1)[None], list(size), antialias=True)[0]
+        fill_planes(image, pixels.permute(1, 2, 0), mirror)
 
     views = [torch.utils.dlpack.from_dlpack(part) for part in parts]
-    list(pool.map(stretch, range(len(views)), views, np.array(mirrored.as_tensor())[:, 0] != 0))
-    return torch.from_numpy(images)
+    list(pool.map(stretch, images, views, (np.array(mirrored.as_tensor())[:, 0] != 0).tolist()))
+    return images
 
 
-def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device: torch.device, workers: int) -> Any:
-    augmented, (height, width), on_cpu = feed.augmentation is not None, feed.size, _number(device) is None
+def _pipeline(source: Source, feed: Feed, plan: Sequence[Sequence[Item]], device: int | None, workers: int) -> Any:
+    augmented, (height, width), on_cpu = feed.augmentation is not None, feed.size, device is None
 
-    @pipeline_def(
-        batch_size=feed.batch, num_threads=max(1, workers), device_id=_number(device), enable_conditionals=True
-    )
+    @pipeline_def(batch_size=feed.batch, num_threads=max(1, workers), device_id=device, enable_conditionals=True)
     def pipeline() -> Any:
         inputs = fn.external_source(source=_inputs(source, feed, plan), num_outputs=_INPUTS[augmented], batch=True)
         if augmented and on_cpu:
@@ -162,7 +176,7 @@ def _content(source: Source, item: Item) -> bytes:
 
 
 def _usable(
-    source: Source, feed: Feed, items: Sequence[Item], device: torch.device, refuse: Refuse, reason: str
+    source: Source, feed: Feed, items: Sequence[Item], device: int | None, refuse: Refuse, reason: str
 ) -> list[Item]:
     """The items of a batch that can be decoded; the others are refused."""
     good = []
@@ -177,7 +191,7 @@ def _usable(
     return good
 
 
-def _fault(source: Source, feed: Feed, item: Item, device: torch.device) -> str | None:
+def _fault(source: Source, feed: Feed, item: Item, device: int | None) -> str | None:
     """Why an image cannot be decoded; None where it can."""
     try:
         source.read(item)

@@ -4,9 +4,15 @@
 #include <cstdint>
 
 // GCC clones the function that carries the attribute, not an OpenMP region inside it, so it belongs on a function that
-// holds an inner loop. What picks the clone runs before the address sanitizer is up.
+// holds an inner loop. What picks the clone runs before the address sanitizer is up. The name of a processor picks its clone
+// on that processor alone, the name of a level (from GCC 12 on) on all that have its instructions.
 #if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__)
+#if __GNUC__ >= 12
+#define WIDE_CLONES
+#define CLONED __attribute__((target_clones("arch=x86-64-v4", "avx2", "default")))
+#else
 #define CLONED __attribute__((target_clones("arch=skylake-avx512", "avx2", "default")))
+#endif
 #else
 #define CLONED
 #endif

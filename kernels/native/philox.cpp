@@ -11,29 +11,52 @@
 
 namespace cannonade {
 
-CLONED void fill_words(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks) {
+namespace {
+
+// Lane: what a number of 32 bits is held in. Products of 64 bits from lanes of 32 are several instructions each in vectors;
+// lanes of 64 bits need one, where it exists.
+template <typename Lane>
+ALWAYS_INLINE void make_words(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks) {
     const auto key0 = static_cast<uint32_t>(coordinates[0]), key1 = static_cast<uint32_t>(coordinates[1]);
-    const auto image = static_cast<uint32_t>(coordinates[2]), query = static_cast<uint32_t>(coordinates[3]);
-    const auto site = static_cast<uint32_t>(coordinates[4]);
-    const auto start = static_cast<uint32_t>(first);
+    const Lane image = static_cast<uint32_t>(coordinates[2]), query = static_cast<uint32_t>(coordinates[3]);
+    const Lane site = static_cast<uint32_t>(coordinates[4]);
     for (int64_t block = 0; block < blocks; ++block) {
-        uint32_t c0 = start + static_cast<uint32_t>(block), c1 = image, c2 = query, c3 = site;
+        Lane c0 = static_cast<Lane>(first + block), c1 = image, c2 = query, c3 = site;  // only 32 bits of each count
         uint32_t k0 = key0, k1 = key1;
         for (int round = 0; round < 10; ++round) {
-            const uint64_t p0 = static_cast<uint64_t>(c0) * 0xD2511F53u;
-            const uint64_t p1 = static_cast<uint64_t>(c2) * 0xCD9E8D57u;
-            c0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
-            c1 = static_cast<uint32_t>(p1);
-            c2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
-            c3 = static_cast<uint32_t>(p0);
+            const uint64_t p0 = static_cast<uint64_t>(static_cast<uint32_t>(c0)) * 0xD2511F53u;
+            const uint64_t p1 = static_cast<uint64_t>(static_cast<uint32_t>(c2)) * 0xCD9E8D57u;
+            c0 = static_cast<Lane>(p1 >> 32) ^ c1 ^ k0;
+            c1 = static_cast<Lane>(p1);
+            c2 = static_cast<Lane>(p0 >> 32) ^ c3 ^ k1;
+            c3 = static_cast<Lane>(p0);
             k0 += 0x9E3779B9u;
             k1 += 0xBB67AE85u;
         }
-        words[4 * block] = c0;
-        words[4 * block + 1] = c1;
-        words[4 * block + 2] = c2;
-        words[4 * block + 3] = c3;
+        words[4 * block] = static_cast<uint32_t>(c0);
+        words[4 * block + 1] = static_cast<uint32_t>(c1);
+        words[4 * block + 2] = static_cast<uint32_t>(c2);
+        words[4 * block + 3] = static_cast<uint32_t>(c3);
     }
+}
+
+CLONED void narrow_lanes(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks) {
+    make_words<uint32_t>(words, coordinates, first, blocks);
+}
+
+CLONED void wide_lanes(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks) {
+    make_words<uint64_t>(words, coordinates, first, blocks);
+}
+
+}  // namespace
+
+void fill_words(uint32_t* words, const int64_t* coordinates, int64_t first, int64_t blocks) {
+#ifdef WIDE_CLONES
+    static const bool wide = __builtin_cpu_supports("avx512dq");
+#else
+    constexpr bool wide = false;
+#endif
+    (wide ? wide_lanes : narrow_lanes)(words, coordinates, first, blocks);
 }
 
 namespace {

@@ -15,6 +15,12 @@ def test_cases_are_called_in_turn():
     assert timed["a"].quartiles[0] <= timed["a"].median <= timed["a"].quartiles[1]
 
 
+def test_a_case_may_follow_itself():
+    calls = []
+    interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=2, warmup=0, settle=True)
+    assert calls == ["a", "a", "b", "b"] * 2
+
+
 def test_peak_growth_sees_what_is_allocated():
     growth = peak_growth(lambda: torch.zeros(50_000_000).add_(1))
     if growth is None:

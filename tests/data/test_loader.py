@@ -4,6 +4,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
+from threading import active_count
 from time import perf_counter, sleep
 
 import numpy as np
@@ -250,6 +251,17 @@ def test_waiting_is_counted(folder):
     for _ in loader:
         sleep(0.02)
     assert 0 < loader.waited < perf_counter() - began - 0.05
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_pass_that_is_left_leaves_no_threads(folder, backend):
+    before = active_count()
+    feed = Feed(size=SIZE, batch=1, augmentation=Augmentation())
+    images = iter(open_loader(open_source(str(folder)), feed, backend=backend))
+    next(images)
+    images.close()
+    del images
+    assert active_count() == before
 
 
 def test_workers_change_nothing(folder):
