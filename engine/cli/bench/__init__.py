@@ -1,0 +1,31 @@
+"""`cannonade bench`: what the engine claims about speed, measured on this machine. One file per bench."""
+
+from cannonade.cli.bench import (
+    attacks,
+    audit,
+    cluster,
+    compare,
+    eot,
+    finetune,
+    frameworks,
+    loader,
+    overhead,
+    transforms,
+    votes,
+)
+from cannonade.cli.bench.app import bench
+
+__all__ = [
+    "attacks",
+    "audit",
+    "bench",
+    "cluster",
+    "compare",
+    "eot",
+    "finetune",
+    "frameworks",
+    "loader",
+    "overhead",
+    "transforms",
+    "votes",
+]
