@@ -18,6 +18,7 @@ from cannonade.attacks.goals import Untargeted
 from cannonade.attacks.losses import LOSSES
 from cannonade.attacks.pgd import PGD
 from cannonade.bench.peers import Budget, torchattacks_eotpgd
+from cannonade.bench.subjects import random_network
 from cannonade.bench.timing import interleaved
 from cannonade.bench.transforms import oracle_steps, run_oracles
 from cannonade.classifier import Classifier
@@ -25,7 +26,6 @@ from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_transform
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
-from cannonade.models import untrained
 from cannonade.transforms.base import Transform
 from cannonade.voting import majority_vote
 
@@ -74,9 +74,7 @@ class Sides:
     """
 
     def __init__(self, model: str, images: Tensor, rounds: int) -> None:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            source = untrained(model, 1000)
+        source = random_network(model, 1000)
         settings: dict[str, Any] = {"mean": source.mean, "std": source.std, "input_size": tuple(images.shape[2:])}
         self.bare = Classifier(source.module, **settings)
         self.plain = Classifier(source.module, fold_batch_norm=False, channels_last=False, **settings)

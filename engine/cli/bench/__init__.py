@@ -10,6 +10,7 @@ from cannonade.cli.bench import (
     frameworks,
     loader,
     overhead,
+    scaling,
     transforms,
     votes,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "frameworks",
     "loader",
     "overhead",
+    "scaling",
     "transforms",
     "votes",
 ]

@@ -26,11 +26,9 @@ def overhead(
     from rich.table import Table
 
     from cannonade.bench.overhead import Row, Sides
-    from cannonade.data.sources import open_source
+    from cannonade.bench.subjects import photos
 
-    source = open_source(data).limited(batch)
-    images = source.load(source.items, (side, side))
-    images = images[[number % len(images) for number in range(batch)]]
+    images = photos(data, batch, side)
     found: list[tuple[str, Row]] = []
     for name in model or ["efficientnet_lite0"]:
         sides = Sides(name, images, rounds)
