@@ -11,6 +11,7 @@ from cannonade.cli.bench import (
     loader,
     overhead,
     scaling,
+    startup,
     transforms,
     votes,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "loader",
     "overhead",
     "scaling",
+    "startup",
     "transforms",
     "votes",
 ]
