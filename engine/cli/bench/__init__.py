@@ -1,8 +1,10 @@
 """`cannonade bench`: what the engine claims about speed, measured on this machine. One file per bench."""
 
 from cannonade.cli.bench import (
+    all,
     attacks,
     audit,
+    certify,
     cluster,
     compare,
     eot,
@@ -18,9 +20,11 @@ from cannonade.cli.bench import (
 from cannonade.cli.bench.app import bench
 
 __all__ = [
+    "all",
     "attacks",
     "audit",
     "bench",
+    "certify",
     "cluster",
     "compare",
     "eot",
