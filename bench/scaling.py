@@ -198,7 +198,7 @@ def _measure(axis: str, values: Sequence[int], settings: Settings, threads: Sequ
     works = {value: _work(axis, settings.at(axis, value)) for value in values}
     points = []
     with _threads_put_back():
-        for number in threads:  # not in turn: threads that have just had work still spin, and slow down a single one
+        for number in threads:  # not in turn: on a busy machine points of one thread then took seconds
             torch.set_num_threads(number)
             if axis == "samples":
                 _check_chunks(replace(settings, samples=min(value for value in values if value > 1)))
