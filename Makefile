@@ -38,8 +38,8 @@ types: $(VENV)/.installed-dev
 audit: $(VENV)/.installed-dev
 	$(BIN)/cannonade bench audit
 
-bench: $(VENV)/.installed-dev
-	$(BIN)/cannonade bench transforms
+bench: $(VENV)/.installed-dev $(VENV)/.peers
+	$(BIN)/cannonade bench all --out runs/record
 
 gpu-check: $(VENV)/.installed-dev $(VENV)/.peers
 	$(BIN)/python -m cannonade.bench.gpu_check

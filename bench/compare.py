@@ -1,11 +1,11 @@
 """Two JSON files of one bench, row by row: what changed between versions or machines."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cannonade.bench.json_files import read, settings, tables
 from cannonade.errors import InputError
 
 
@@ -54,7 +54,7 @@ def compare(first: Path, second: Path) -> Comparison:
     Raises:
         InputError: a file is none, or the two have no row in common.
     """
-    contents = [_read(path) for path in (first, second)]
+    contents = [read(path) for path in (first, second)]
     one, other = (dict(_rows(content)) for content in contents)
     shared = [name for name in one if name in other]
     if not shared:
@@ -65,9 +65,9 @@ def compare(first: Path, second: Path) -> Comparison:
         for figure, value in one[name].items()
         if figure in other[name]
     ]
-    settings = [dict(_settings(content)) for content in contents]
-    names = dict.fromkeys((*settings[0], *settings[1]))
-    context = [(name, settings[0].get(name), settings[1].get(name)) for name in names]
+    beside = [dict(settings(content)) for content in contents]
+    names = dict.fromkeys((*beside[0], *beside[1]))
+    context = [(name, beside[0].get(name), beside[1].get(name)) for name in names]
     return Comparison(
         changes,
         [name for name in one if name not in other],
@@ -76,23 +76,14 @@ def compare(first: Path, second: Path) -> Comparison:
     )
 
 
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InputError(f"a bench's JSON file must be readable, {path} is not: {error}") from error
-
-
 def _rows(content: Any) -> Iterator[tuple[str, dict[str, float]]]:
     """Every row of every table in a file: its name and its figures."""
-    tables = content.values() if isinstance(content, dict) else [content]
-    for table in tables:
-        for row in table if isinstance(table, list) else ():
-            if isinstance(row, dict):
-                figures = dict(_numbers(row))
-                name = ", ".join(f"{key}={value}" for key, value in row.items() if isinstance(value, str | bool | int))
-                if figures:
-                    yield name, figures
+    for _, rows in tables(content):
+        for row in rows:
+            figures = dict(_numbers(row))
+            name = ", ".join(f"{key}={value}" for key, value in row.items() if isinstance(value, str | bool | int))
+            if figures:
+                yield name, figures
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
@@ -101,12 +92,3 @@ def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
             yield prefix + key, value
         elif isinstance(value, dict):
             yield from _numbers(value, f"{prefix}{key}.")
-
-
-def _settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """What stands beside the tables, one level of nesting joined by dots."""
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if isinstance(value, dict):
-            yield from _settings(value, f"{prefix}{key}.")
-        elif not isinstance(value, list):
-            yield prefix + key, value

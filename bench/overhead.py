@@ -18,6 +18,7 @@ from cannonade.attacks.goals import Untargeted
 from cannonade.attacks.losses import LOSSES
 from cannonade.attacks.pgd import PGD
 from cannonade.bench.peers import Budget, torchattacks_eotpgd
+from cannonade.bench.subjects import random_network
 from cannonade.bench.timing import interleaved
 from cannonade.bench.transforms import oracle_steps, run_oracles
 from cannonade.classifier import Classifier
@@ -25,7 +26,6 @@ from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_transform
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
-from cannonade.models import untrained
 from cannonade.transforms.base import Transform
 from cannonade.voting import majority_vote
 
@@ -74,9 +74,7 @@ class Sides:
     """
 
     def __init__(self, model: str, images: Tensor, rounds: int) -> None:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            source = untrained(model, 1000)
+        source = random_network(model, 1000)
         settings: dict[str, Any] = {"mean": source.mean, "std": source.std, "input_size": tuple(images.shape[2:])}
         self.bare = Classifier(source.module, **settings)
         self.plain = Classifier(source.module, fold_batch_norm=False, channels_last=False, **settings)
@@ -92,32 +90,39 @@ class Sides:
 
     def compare(self, defense: str) -> Iterator[Row]:
         """Against the bare model: a gradient (m = 1 and m = 16) and a prediction of a vote."""
-        part = build_transform(defense)
-        defended = DefendedClassifier(self.bare, part)
-        ids = torch.arange(len(self.images))
-        draws = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
-        goal, loss = Untargeted(self.labels), LOSSES["cross_entropy"]
+        count = len(self.images)
         for samples in (1, SAMPLES):
-            eot = EOT(samples=samples, chunk=len(ids))
+            ours, bare = self.defended_gradient(defense, samples), self.bare_gradient(samples)
+            yield self._row(f"gradient, m = {samples}", defense, ours, bare, count * samples)
+        yield self._row("prediction of a vote", defense, self.vote(defense), self.forwards, count * VOTES)
 
-            def ours(eot: EOT = eot) -> None:
-                eot.estimate(defended, self.images, goal, loss, draws)
+    def defended_gradient(self, defense: str, samples: int) -> Callable[[], object]:
+        """EOT of m draws, a pass for each."""
+        defended, ids = DefendedClassifier(self.bare, build_transform(defense)), torch.arange(len(self.images))
+        draws = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+        eot, goal, loss = EOT(samples=samples, chunk=len(ids)), Untargeted(self.labels), LOSSES["cross_entropy"]
+        return lambda: eot.estimate(defended, self.images, goal, loss, draws)
 
-            def bare(samples: int = samples) -> None:
-                for _ in range(samples):
-                    self._bare_gradient()
+    def bare_gradient(self, samples: int) -> Callable[[], object]:
+        """As many gradients of the bare model."""
 
-            yield self._row(f"gradient, m = {samples}", defense, ours, bare, len(ids) * samples)
+        def run() -> None:
+            for _ in range(samples):
+                leaf = self.images.clone().requires_grad_()
+                torch.autograd.grad(cross_entropy(self.bare(leaf), self.labels, reduction="sum"), leaf)
 
-        def vote() -> None:
-            majority_vote(defended, self.images, VOTES, ids=ids, chunk=len(ids))
+        return run
 
-        @torch.no_grad()
-        def forwards() -> None:
-            for _ in range(VOTES):
-                self.bare(self.images)
+    def vote(self, defense: str) -> Callable[[], object]:
+        """A majority vote, a pass for each of its predictions."""
+        defended = DefendedClassifier(self.bare, build_transform(defense))
+        return lambda: majority_vote(defended, self.images, VOTES, chunk=len(self.images))
 
-        yield self._row("prediction of a vote", defense, vote, forwards, len(ids) * VOTES)
+    @torch.no_grad()
+    def forwards(self) -> None:
+        """As many predictions of the bare model as a vote has."""
+        for _ in range(VOTES):
+            self.bare(self.images)
 
     def against_torchattacks(self, defense: str) -> Row:
         """PGD with m = 16 against torchattacks' EOTPGD, which loops over the plain network behind the same defense."""
@@ -172,10 +177,6 @@ class Sides:
     def _logits(self, image: Tensor) -> Tensor:
         logits: Tensor = self.trainable(((image - self._mean) / self._std)[None])
         return logits
-
-    def _bare_gradient(self) -> None:
-        leaf = self.images.clone().requires_grad_()
-        torch.autograd.grad(cross_entropy(self.bare(leaf), self.labels, reduction="sum"), leaf)
 
     def _row(
         self, what: str, defense: str, ours: Callable[[], object], theirs: Callable[[], object], count: int

@@ -1,0 +1,58 @@
+"""`cannonade bench finetune`: training on defended images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cannonade.cli.app import console
+from cannonade.cli.bench.app import bench, need_oracles, save, yes
+
+
+@bench.command()
+def finetune(
+    data: Annotated[str, typer.Option(help="A folder of class/image files, or 'samples'.")],
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="May be given several times; smoothing, bart(k=5), bart_gao(k=6) by default."),
+    ] = None,
+    model: Annotated[str, typer.Option(help="Network that is trained, from random weights.")] = "resnet34",
+    side: Annotated[int, typer.Option(help="Side of the images.")] = 224,
+    limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 128,
+    batch: Annotated[int, typer.Option(help="Images of a step.")] = 32,
+    workers: Annotated[int, typer.Option(help="Of each side's loader; theirs also defend the images.")] = 2,
+    rounds: Annotated[int, typer.Option(help="Passes over the images that are timed of each side.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Training on defended images, batched by us or image by image in the workers of a DataLoader: images a second."""
+    need_oracles()
+    from rich.table import Table
+
+    from cannonade.bench.finetune import check, measure
+    from cannonade.data.sources import open_source
+    from cannonade.defenses import build_transform
+    from cannonade.training.memory import keep_freed_memory
+
+    keep_freed_memory()  # as `finetune` does; the other side's workers inherit it
+    source = open_source(data)
+    source = source.numbered(sorted(source.classes)).limited(limit)
+    size, rows, apart = (side, side), [], {}
+    table = Table("", "network", "ours", "quartiles", "image by image", "quartiles", "ratio", box=None)
+    for call in defense or ("smoothing", "bart(k=5)", "bart_gao(k=6)"):
+        apart[call] = check(source.limited(16), size, build_transform(call))
+        for row in measure(source, size, call, model=model, batch=batch, workers=workers, rounds=rounds):
+            rows.append(row)
+            sides = (row.ours, row.ours_quartiles), (row.theirs, row.theirs_quartiles)
+            figures = (
+                text for median, ends in sides for text in (f"{median:.1f}", " – ".join(f"{x:.1f}" for x in ends))
+            )
+            table.add_row(row.defense, yes(row.model), *figures, f"{row.ratio:.2f}")
+        console.print(f"{call}: {_apart(apart[call])}", style="dim", highlight=False)
+    console.print(table)
+    console.print(f"images a second; network: trained, {model}; else the images were only made", highlight=False)
+    record = {"side": side, "images": len(source), "model": model, "batch": batch, "workers": workers}
+    save(out, record | {"difference": apart, "speed": [row.as_json() for row in rows]})
+
+
+def _apart(difference: float | None) -> str:
+    return "nothing but noise" if difference is None else f"noise aside, the sides are {255 * difference:.3f}/255 apart"

@@ -1,0 +1,68 @@
+"""`cannonade bench frameworks`: other frameworks' attacks, and ours called as theirs."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cannonade.cli.app import console
+from cannonade.cli.bench.app import bench, save
+from cannonade.errors import InputError
+
+
+@bench.command()
+def frameworks(
+    defense: Annotated[
+        list[str] | None, typer.Option(help="May be given several times; rotation and BaRT of three by default.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")
+    ] = "efficientnet_lite0",
+    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")] = "samples",
+    attack: Annotated[
+        str, typer.Option(help="A pgd call in linf: eps, steps and step size of all.")
+    ] = "pgd(eps=4/255, steps=10, step_size=1/255)",
+    eot: Annotated[int, typer.Option(help="m, draws of a step.")] = 5,
+    votes: Annotated[int, typer.Option(help="n, predictions of a vote.")] = 100,
+    limit: Annotated[int, typer.Option(help="Images read; those the vote gets right are attacked.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """Other frameworks' attacks on our classifier, and ours called as theirs: success by vote, luck, seconds.
+
+    Needs the frameworks: those of tests/peers.txt.
+    """
+    import torch
+    from rich.table import Table
+
+    from cannonade.attacks.pgd import PGD
+    from cannonade.bench.frameworks import measure
+    from cannonade.bench.peers import Budget
+    from cannonade.draws import Phase
+    from cannonade.evaluation.subject import open_subject
+    from cannonade.spec import build
+    from cannonade.voting import majority_vote
+
+    base: PGD = build(attack, {"pgd": PGD}, "attack")
+    budget = Budget(base.eps, base.steps, base.step_size, eot)
+    record: dict[str, Any] = {"model": model, "attack": attack, "eot": eot, "votes": votes}
+    for call in defense or ("rotation(degrees=90)", "bart(k=3)"):
+        subject = open_subject(model=model, data=data, defense=call, weights=None, limit=limit, seed=seed, device="cpu")
+        items, images, ids = next(subject.batches(limit))
+        labels = torch.tensor([item.label for item in items])
+        right = majority_vote(subject.defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids).labels == labels
+        if not right.any():
+            raise InputError(f"the vote gets none of {len(images)} images right, so there is nothing to attack")
+        console.print(f"{call}: {int(right.sum())} of {len(images)} images voted right, and attacked", highlight=False)
+        rows = []
+        for row in measure(subject.defended, images[right], labels[right], budget, votes=votes):
+            console.print(f"{row.framework}, {row.direction}: {100 * row.success:.0f} %", style="dim", highlight=False)
+            rows.append(row)
+        table = Table("framework", "attack", "what was run", "success %", "lucky %", "seconds", box=None)
+        for row in rows:
+            shares = f"{100 * row.success:.1f}", f"{100 * row.lucky:.1f}"
+            table.add_row(row.framework, row.direction, row.what, *shares, f"{row.seconds:.1f}")
+        Console(width=120).print(table)
+        record[call] = {"images": int(right.sum()), "rows": [row.as_json() for row in rows]}
+    save(out, record)

@@ -1,0 +1,65 @@
+"""`cannonade bench loader`: loaders on the same files."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cannonade.cli.app import console
+from cannonade.cli.bench.app import bench, save, yes
+
+
+@bench.command()
+def loader(
+    data: Annotated[str, typer.Option(help="A folder of class/image files, or 'samples'.")],
+    side: Annotated[int, typer.Option(help="Side of the images delivered.")] = 224,
+    limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Images of a batch.")] = 64,
+    workers: Annotated[int, typer.Option(help="Threads of DALI, and worker processes of the others.")] = 2,
+    rounds: Annotated[int, typer.Option(help="How often each side is timed; 0 times nothing.")] = 5,
+    model: Annotated[
+        str | None, typer.Option(help="Classifier whose clean accuracy is compared, such as efficientnet_lite0.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+) -> None:
+    """DALI, the portable loader and torchvision's DataLoader on the same files: pixels, accuracy, images a second."""
+    from rich.table import Table
+
+    from cannonade.bench.loader import as_json, check, judge, measure, ratios
+    from cannonade.data.sources import open_source
+    from cannonade.models import load_model
+
+    source = open_source(data)
+    classes = sorted({item.label for item in source.items}) if restrict else None
+    source = (source if classes is None else source.numbered(classes)).limited(limit)
+    size, settings = (side, side), {"batch": batch, "workers": workers}
+    differences = check(source, size, **settings)
+    pixels = Table("", "augmented", "mean difference", "largest", box=None)
+    for each in differences:
+        names = f"{each.first}, {each.second}"
+        pixels.add_row(names, yes(each.augmented), f"{255 * each.mean:.4f}/255", f"{255 * each.max:.2f}/255")
+    console.print(pixels)
+    accuracies = []
+    if model is not None:
+        classifier = load_model(model, weights=weights, classes=classes)
+        source.check_labels(classifier.num_classes)
+        accuracies = list(judge(classifier, source, size, **settings))
+        right = Table("", "right", "classified otherwise than with DALI", box=None)
+        for row in accuracies:
+            share = f"{row.right} of {row.images}, {100 * row.right / row.images:.2f} %"
+            right.add_row(row.side, share, str(row.changed))
+        console.print(right)
+    speeds = list(measure(source, size, rounds=rounds, **settings)) if rounds else []
+    if speeds:
+        table = Table("", "augmented", "images/s", "quartiles", box=None)
+        for speed in speeds:
+            quartiles = " – ".join(f"{value:.0f}" for value in speed.quartiles)
+            table.add_row(speed.side, yes(speed.augmented), f"{speed.median:.0f}", quartiles)
+        console.print(table)
+        for name, ratio in ratios(speeds).items():
+            console.print(f"{name}: {ratio:.2f} times torchvision", highlight=False)
+    figures: dict[str, list[Any]] = {"pixels": differences, "accuracy": accuracies, "speed": speeds}
+    record = {"side": side, "images": len(source), "model": model} | settings
+    save(out, record | {name: as_json(rows) for name, rows in figures.items()})

@@ -1,0 +1,51 @@
+"""`cannonade bench overhead`: what a defense adds to the bare model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cannonade.cli.app import console
+from cannonade.cli.bench.app import bench, save
+
+
+@bench.command()
+def overhead(
+    data: Annotated[str, typer.Option(help="Images, such as 'samples'.")] = "samples",
+    model: Annotated[list[str] | None, typer.Option(help="A network; several for several.")] = None,
+    defense: Annotated[
+        list[str] | None, typer.Option(help="Compared with the bare model; several for several.")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images of a pass.")] = 16,
+    side: Annotated[int, typer.Option(help="Of the images.")] = 224,
+    rounds: Annotated[int, typer.Option(help="How often each side is timed.")] = 5,
+    peers: Annotated[bool, typer.Option(help="Also time torchattacks and the authors' manner.")] = True,
+    out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+) -> None:
+    """Defended gradients and predictions against those of the bare model, and against other ways to compute them."""
+    from rich.table import Table
+
+    from cannonade.bench.overhead import Row, Sides
+    from cannonade.bench.subjects import photos
+
+    images = photos(data, batch, side)
+    found: list[tuple[str, Row]] = []
+    for name in model or ["efficientnet_lite0"]:
+        sides = Sides(name, images, rounds)
+        for call in defense or ["smoothing", "rotation", "bart_gao(k=6)", "bart(k=5)"]:
+            found += [(name, row) for row in sides.compare(call)]
+            if peers:
+                found.append((name, sides.against_torchattacks(call)))
+                if call.startswith("bart"):
+                    found += [(name, row) for row in sides.against_authors(call)]
+    table = Table("model", "defense", "what", "ours ms", "quartiles", "other ms", "quartiles", "ours / other", box=None)
+    for name, row in found:
+        low, high = (
+            " – ".join(f"{value:.3g}" for value in pair) for pair in (row.ours_quartiles, row.theirs_quartiles)
+        )
+        table.add_row(
+            name, row.defense, row.what, f"{row.ours:.3g}", low, f"{row.theirs:.3g}", high, f"{row.ratio:.2f}"
+        )
+    console.print(table)
+    rows = [{"model": name} | row.as_json() for name, row in found]
+    save(out, {"batch": batch, "side": side, "rows": rows})
