@@ -1,13 +1,15 @@
 """`cannonade bench frameworks`: both directions of every adapter on real photos, judged by the same votes.
 
 Their attacks meet our defended classifier twice with the same k·m gradients: with their own loop over m draws, and with one
-draw of theirs on a classifier that averages m in its forward. Our attack is then called as each framework calls its own.
+draw of theirs on a classifier that averages m in its forward; the two are compared image by image. Our attack is then called as
+each framework calls its own.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -20,6 +22,7 @@ from cannonade.attacks.pgd import PGD
 from cannonade.bench import peers
 from cannonade.bench.peers import Budget, PeerAttack
 from cannonade.defended import DefendedClassifier
+from cannonade.evaluation.statistics import mcnemar
 from cannonade.integrations.adv_lib import AdvLibAttack
 from cannonade.integrations.autoattack import APGDAttack
 from cannonade.integrations.judging import judge
@@ -48,6 +51,7 @@ class Row:
         success: share of images that the vote finds wrong.
         lucky: share that one prediction finds wrong and the vote does not.
         seconds: of the attack, without the vote.
+        fooled: whether the vote is wrong, image by image.
     """
 
     framework: str
@@ -56,14 +60,49 @@ class Row:
     success: float
     lucky: float
     seconds: float
+    fooled: list[bool]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values, without those of single images."""
+        return {name: value for name, value in vars(self).items() if name != "fooled"}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A framework's attack with its own loop over draws, and with our mean of them, on the same images.
+
+    Attributes:
+        framework: whose attack.
+        success: shares of images, with the loop and in one pass.
+        only: images that only the loop, and only the pass, broke.
+        p: McNemar's exact test, two-sided.
+        speed: seconds of the loop over those of the pass.
+    """
+
+    framework: str
+    success: tuple[float, float]
+    only: tuple[int, int]
+    p: float
+    speed: float
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return asdict(self)
 
 
+def pairs(rows: Sequence[Row]) -> Iterator[Pair]:
+    """Compare the two ways of each framework that has both; rows are those of `measure`."""
+    theirs = [row for row in rows if row.direction == "theirs"]
+    for loop, one in pairwise(theirs):
+        if loop.framework == one.framework:
+            judged = list(zip(loop.fooled, one.fooled, strict=True))
+            only = judged.count((True, False)), judged.count((False, True))
+            success, speed = (loop.success, one.success), loop.seconds / one.seconds
+            yield Pair(loop.framework, success, only, mcnemar(*only), speed)
+
+
 def measure(
-    defended: DefendedClassifier, images: Tensor, labels: Tensor, budget: Budget, *, votes: int
+    defended: DefendedClassifier, images: Tensor, labels: Tensor, budget: Budget, *, votes: int, batch: int = 20
 ) -> Iterator[Row]:
     """Attack with everything and judge.
 
@@ -73,15 +112,17 @@ def measure(
         labels: [N] int64.
         budget: of every attack.
         votes: n, of the final vote.
+        batch: images that an attack gets at once.
     """
 
-    def row(framework: str, direction: str, what: str, attack: Callable[[], Tensor]) -> Row:
+    def row(framework: str, direction: str, what: str, attack: Callable[[Tensor, Tensor], Tensor]) -> Row:
         start = perf_counter()
-        found = attack().detach().to(images.dtype)
+        parts = zip(images.split(batch), labels.split(batch), strict=True)
+        found = torch.cat([attack(own.clone(), truth).detach().to(images.dtype) for own, truth in parts])
         seconds = perf_counter() - start
         judged = judge(defended, found, labels, votes=votes, originals=images, eps=budget.eps)
         success, lucky = (float(flags.double().mean()) for flags in (judged.success, judged.lucky))
-        return Row(framework, direction, what, success, lucky, seconds)
+        return Row(framework, direction, what, success, lucky, seconds, judged.success.tolist())
 
     m = budget.samples
     once = replace(budget, samples=1)
@@ -91,12 +132,12 @@ def measure(
             for samples in (1, m)
         )
         if loops:
-            yield row(name, "theirs", f"{what}, its loop of {m}", partial(peer, plain, images.clone(), labels, budget))
-        yield row(name, "theirs", f"{what}, {m} in one pass", partial(peer, averaging, images.clone(), labels, once))
+            yield row(name, "theirs", f"{what}, its loop of {m}", partial(peer, plain, budget=budget))
+        yield row(name, "theirs", f"{what}, {m} in one pass", partial(peer, averaging, budget=once))
     attack = PGD(eps=budget.eps, steps=budget.steps, step_size=budget.step_size, gradient=EOT(samples=m))
     for name, ours in OURS.items():
         what = f"APGD, EOT({m})" if name == "AutoAttack" else f"PGD, EOT({m})"
-        yield row(name, "ours", what, partial(ours, defended, images, labels, attack))
+        yield row(name, "ours", what, partial(ours, defended, attack=attack))
 
 
 def _directly(defended: DefendedClassifier, images: Tensor, labels: Tensor, attack: PGD) -> Tensor:

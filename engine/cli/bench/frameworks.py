@@ -26,6 +26,8 @@ def frameworks(
     eot: Annotated[int, typer.Option(help="m, draws of a step.")] = 5,
     votes: Annotated[int, typer.Option(help="n, predictions of a vote.")] = 100,
     limit: Annotated[int, typer.Option(help="Images read; those the vote gets right are attacked.")] = 20,
+    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    batch: Annotated[int, typer.Option(help="Images that an attack gets at once.")] = 20,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
@@ -37,7 +39,7 @@ def frameworks(
     from rich.table import Table
 
     from cannonade.attacks.pgd import PGD
-    from cannonade.bench.frameworks import measure
+    from cannonade.bench.frameworks import measure, pairs
     from cannonade.bench.peers import Budget
     from cannonade.draws import Phase
     from cannonade.evaluation.subject import open_subject
@@ -48,7 +50,9 @@ def frameworks(
     budget = Budget(base.eps, base.steps, base.step_size, eot)
     record: dict[str, Any] = {"model": model, "attack": attack, "eot": eot, "votes": votes}
     for call in defense or ("rotation(degrees=90)", "bart(k=3)"):
-        subject = open_subject(model=model, data=data, defense=call, weights=None, limit=limit, seed=seed, device="cpu")
+        subject = open_subject(
+            model=model, data=data, defense=call, weights=None, limit=limit, seed=seed, device="cpu", restrict=restrict
+        )
         items, images, ids = next(subject.batches(limit))
         labels = torch.tensor([item.label for item in items])
         right = majority_vote(subject.defended, images, votes, phase=Phase.BENIGN_VOTE, ids=ids).labels == labels
@@ -56,7 +60,7 @@ def frameworks(
             raise InputError(f"the vote gets none of {len(images)} images right, so there is nothing to attack")
         console.print(f"{call}: {int(right.sum())} of {len(images)} images voted right, and attacked", highlight=False)
         rows = []
-        for row in measure(subject.defended, images[right], labels[right], budget, votes=votes):
+        for row in measure(subject.defended, images[right], labels[right], budget, votes=votes, batch=batch):
             console.print(f"{row.framework}, {row.direction}: {100 * row.success:.0f} %", style="dim", highlight=False)
             rows.append(row)
         table = Table("framework", "attack", "what was run", "success %", "lucky %", "seconds", box=None)
@@ -64,5 +68,15 @@ def frameworks(
             shares = f"{100 * row.success:.1f}", f"{100 * row.lucky:.1f}"
             table.add_row(row.framework, row.direction, row.what, *shares, f"{row.seconds:.1f}")
         Console(width=120).print(table)
-        record[call] = {"images": int(right.sum()), "rows": [row.as_json() for row in rows]}
+        both = list(pairs(rows))
+        table = Table("their attack", "loop / one pass %", "only", "p", "loop's time over the pass's", box=None)
+        for pair in both:
+            shares = " / ".join(f"{100 * rate:.1f}" for rate in pair.success)
+            table.add_row(pair.framework, shares, " / ".join(map(str, pair.only)), f"{pair.p:.2g}", f"{pair.speed:.2f}")
+        console.print(table)
+        record[call] = {
+            "images": int(right.sum()),
+            "rows": [row.as_json() for row in rows],
+            "pairs": [pair.as_json() for pair in both],
+        }
     save(out, record)
