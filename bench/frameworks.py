@@ -7,11 +7,10 @@ each framework calls its own.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib import import_module
 from itertools import pairwise
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -37,6 +36,7 @@ THEIRS: dict[str, tuple[str, PeerAttack, bool]] = {
     "secml-torch": ("PGD", peers.secml_torch_pgd, False),  # its own EOT ascends the wrong way
 }
 
+How = TypeVar("How")
 OurAttack = Callable[[DefendedClassifier, Tensor, Tensor, PGD], Tensor]
 
 
@@ -132,12 +132,18 @@ def measure(
             for samples in (1, m)
         )
         if loops:
-            yield row(name, "theirs", f"{what}, its loop of {m}", partial(peer, plain, budget=budget))
-        yield row(name, "theirs", f"{what}, {m} in one pass", partial(peer, averaging, budget=once))
+            yield row(name, "theirs", f"{what}, its loop of {m}", _with(peer, plain, budget))
+        yield row(name, "theirs", f"{what}, {m} in one pass", _with(peer, averaging, once))
     attack = PGD(eps=budget.eps, steps=budget.steps, step_size=budget.step_size, gradient=EOT(samples=m))
     for name, ours in OURS.items():
         what = f"APGD, EOT({m})" if name == "AutoAttack" else f"PGD, EOT({m})"
-        yield row(name, "ours", what, partial(ours, defended, attack=attack))
+        yield row(name, "ours", what, _with(ours, defended, attack))
+
+
+def _with(
+    call: Callable[[DefendedClassifier, Tensor, Tensor, How], Tensor], defended: DefendedClassifier, how: How
+) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda images, labels: call(defended, images, labels, how)
 
 
 def _directly(defended: DefendedClassifier, images: Tensor, labels: Tensor, attack: PGD) -> Tensor:

@@ -71,8 +71,8 @@ def frameworks(
         both = list(pairs(rows))
         table = Table("their attack", "loop / one pass %", "only", "p", "loop's time over the pass's", box=None)
         for pair in both:
-            shares = " / ".join(f"{100 * rate:.1f}" for rate in pair.success)
-            table.add_row(pair.framework, shares, " / ".join(map(str, pair.only)), f"{pair.p:.2g}", f"{pair.speed:.2f}")
+            rates = " / ".join(f"{100 * rate:.1f}" for rate in pair.success)
+            table.add_row(pair.framework, rates, " / ".join(map(str, pair.only)), f"{pair.p:.2g}", f"{pair.speed:.2f}")
         console.print(table)
         record[call] = {
             "images": int(right.sum()),
