@@ -21,6 +21,7 @@ from cannonade.cli import (
     vote,
 )
 from cannonade.cli.app import app
+from cannonade.cli.memory import keep_freed_memory
 from cannonade.errors import InputError
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
 
 def main() -> None:
     """Entry point: bad input is answered with one line and status 2, never a traceback."""
+    keep_freed_memory()
     sys.path.append(str(Path.cwd()))  # so that package.module:function finds a module of the user's own
     try:
         app()

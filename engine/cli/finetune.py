@@ -74,7 +74,6 @@ def finetune(
     from cannonade.data.views import Augmentation
     from cannonade.training.assemble import assemble
     from cannonade.training.distributed import process_group
-    from cannonade.training.memory import keep_freed_memory
     from cannonade.training.recipe import Recipe
     from cannonade.training.train import Rhythm
 
@@ -94,7 +93,6 @@ def finetune(
     if task.ranks.world > 1 and out is None:
         raise InputError("several processes must be told their common directory: give --out")
     directory = out or new_directory()
-    keep_freed_memory()
     with process_group(task.ranks, task.device):
         finished = _train(task, directory, resume, rhythm)
     if not task.ranks.first:

@@ -31,9 +31,7 @@ def finetune(
     from cannonade.bench.finetune import check, measure
     from cannonade.data.sources import open_source
     from cannonade.defenses import build_transform
-    from cannonade.training.memory import keep_freed_memory
 
-    keep_freed_memory()  # as `finetune` does; the other side's workers inherit it
     source = open_source(data)
     source = source.numbered(sorted(source.classes)).limited(limit)
     size, rows, apart = (side, side), [], {}
