@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
 from cannonade.kernels.backend import NARROW, Backend, choose
@@ -296,10 +295,14 @@ def _linear(images: Tensor, matrix: Matrix) -> list[Tensor]:
 
 
 def _xyz_from_rgb(images: Tensor) -> list[Tensor]:
+    from kornia.color import rgb_to_linear_rgb
+
     return _linear(_curve(images, rgb_to_linear_rgb, _decode_slope), XYZ_FROM_RGB)
 
 
 def _rgb_from_xyz(parts: list[Tensor]) -> Tensor:
+    from kornia.color import linear_rgb_to_rgb
+
     linear = torch.stack(_linear(torch.stack(parts, dim=1), RGB_FROM_XYZ), dim=1)
     return clip(_curve(linear, linear_rgb_to_rgb, _encode_slope))
 

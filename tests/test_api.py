@@ -5,6 +5,7 @@ Where a signature changes on purpose, change it here too, and say so in CHANGELO
 
 import doctest
 import inspect
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -75,6 +76,22 @@ PHASES = [
 @pytest.mark.parametrize("name", SIGNATURES)
 def test_signatures_are_frozen(name):
     assert plain_signature(name) == SIGNATURES[name]
+
+
+# What only some functions need, and what takes as long to import as our own modules together or longer.
+HEAVY = (
+    "kornia", "torchvision", "nvidia", "matplotlib", "jinja2", "rich", "typer", "scipy", "skimage", "foolbox",
+    "cannonade.bench", "cannonade.cli", "cannonade.experiments", "cannonade.integrations", "cannonade.training",
+)  # fmt: skip
+
+
+def test_public_names_import_nothing_heavy():
+    code = (
+        "import sys, cannonade; print('torch' in sys.modules); [getattr(cannonade, name) for name in cannonade.__all__]; "
+        f"print('torch' in sys.modules, [name for name in {HEAVY} if name in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines() == ["False", "True []"]
 
 
 @pytest.mark.parametrize("name", cannonade.__all__)

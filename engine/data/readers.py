@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as vision
 
 from cannonade.errors import InputError
 
@@ -173,6 +172,8 @@ def fit(image: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(image.shape[1:]) == size:
         return image
+    from torchvision.transforms.v2 import functional as vision
+
     height, width = fitting(image.shape[1], image.shape[2], size)
     resized = vision.resize(scaled(image), [height, width], antialias=True)
     top, left = (height - size[0]) // 2, (width - size[1]) // 2
