@@ -61,7 +61,7 @@ def test_command(tmp_path, monkeypatch, capsys):
             "finetune", "--model", model, "--scratch", "--size", 32, *data, "--defense", defense, "--epochs", 2,
             "--batch", 6, "--votes", 2, "--out", tmp_path / name, "--device", "cpu",
         )  # fmt: skip
-    monkeypatch.setitem(tradeoff.SCALES, "small", Scale(steps=2, limit=12, votes=5, changes=("little",)))
+    monkeypatch.setitem(tradeoff.SCALES, "small", Scale(steps=2, limit=12, votes=5))
     printed = call(
         "reproduce", "figure4", "--model", "resnet_tiny", "--data", tmp_path / "val", "--scale", "small",
         "--before", tmp_path / "plain" / "last.safetensors", "--after", f"0.3={tmp_path / 'tuned' / 'last.safetensors'}",
@@ -69,7 +69,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     )  # fmt: skip
     assert "smoothing(sigma=0.3), targeted" in printed
     assert "; paper 21.4 % → 93.0 %" in printed
-    assert "unlike the original: little" in printed
+    assert "unlike the original: 2 steps, not 200 steps\n" in printed
     rows = json.loads((tmp_path / "out" / "figure4.json").read_text())["changes"]
     assert [(row["value"], row["goal"]) for row in rows] == [("0.3", "untargeted"), ("0.3", "targeted")]
     for row in rows:
