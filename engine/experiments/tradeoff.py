@@ -91,6 +91,9 @@ class Scale:
     votes: int
 
     def __post_init__(self) -> None:
+        for name in ("steps", "samples", "limit", "votes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         parse_number(self.eps, "eps")
 
     @property

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 _SAID = {
     "defenses": "defense {}", "strengths": "k x m {}", "step_sizes": "step sizes {}", "eps": "eps {}",
-    "steps": "{} steps", "samples": "{} draws a step", "limit": "{} images", "votes": "{} votes",
+    "steps": "{} steps", "samples": "m = {}", "limit": "{} images", "votes": "{} votes",
 }  # fmt: skip
 _SAME = ("title", "goals", "published")  # of one study at all scales
 _MOST = 4  # values that are listed

@@ -19,6 +19,7 @@ from cannonade.cli.reproduce.app import (
     Seed,
     Stop,
     Target,
+    Votes,
     percent,
     reproduce,
     say,
@@ -41,6 +42,9 @@ def _register(name: str, what: str) -> None:
         ],
         out: Out,
         scale: Scale = "full",
+        steps: Annotated[int | None, typer.Option(help="k, of AutoPGD; the scale's own by default.")] = None,
+        samples: Annotated[int | None, typer.Option(help="m, draws a step; the scale's own by default.")] = None,
+        votes: Votes = None,
         eps: Eps = "8/255",
         target: Target = "random",
         limit: Limit = None,
@@ -70,7 +74,7 @@ def _register(name: str, what: str) -> None:
         if scale not in SCALES:
             raise InputError(f"scale must be full or small, got {scale!r}")
         found, tuned = STUDIES[name], dict(parse_after(text) for text in after)
-        size = with_own(SCALES[scale], eps=eps, limit=limit)
+        size = with_own(SCALES[scale], steps=steps, samples=samples, votes=votes, eps=eps, limit=limit)
         cells = cells_of(found, size, list(tuned), target=target, seed=seed)
 
         def evaluate_all(weights: Path, own: "list[Cell]", place: Path) -> None:
