@@ -89,6 +89,16 @@ def with_argument(text: str, argument: str, value: str, what: str) -> str:
     return f"{name}({', '.join(f'{key}={content}' for key, content in values.items())})"
 
 
+def parse_number(text: str, what: str) -> float:
+    """A number, or numbers with + − * / between them, such as `8/255`.
+
+    Raises:
+        InputError: it is something else.
+    """
+    usage = f"{what} must be a number such as 8/255, got {text!r}"
+    return _number(_parse(text.strip(), usage), usage)
+
+
 def split_list(text: str, what: str) -> list[str]:
     """The elements of `value, value, …`, as text; commas inside calls, tuples and strings separate nothing.
 

@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 
 from cannonade.errors import InputError
-from cannonade.spec import build, call_text, parse_call
+from cannonade.spec import build, call_text, parse_call, parse_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,3 +74,11 @@ def test_call_text_is_what_one_would_type():
     part = make("part(eps=8/255, mode='b')")
     assert call_text("part", part) == "part(eps=8/255, steps=5, mode='b')"
     assert make(call_text("part", part)) == part
+
+
+def test_numbers():
+    assert parse_number(" 8/255 ", "eps") == 8 / 255
+    assert parse_number("-3", "eps") == -3
+    for text in ("", "eps", "True", "1/255, 2", "'1'", "f(1)", "1/0"):
+        with pytest.raises(InputError, match="eps must be a number such as 8/255"):
+            parse_number(text, "eps")

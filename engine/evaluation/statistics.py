@@ -33,6 +33,58 @@ def mcnemar(first: int, second: int) -> float:
     Args:
         first, second: trials that only the one, and only the other, passed.
     """
-    total = first + second
-    ways = sum(comb(total, k) for k in range(min(first, second) + 1))
-    return min(1.0, 2 * float(ways / 2**total))
+    return min(1.0, 2 * _at_most(min(first, second), first + second))
+
+
+def mcnemar_one_sided(first: int, second: int) -> float:
+    """Exact p-value of the same test against the alternative that the first passes more.
+
+    Args:
+        first, second: trials that only the one, and only the other, passed.
+    """
+    return _at_most(second, first + second)
+
+
+def _at_most(count: int, total: int) -> float:
+    """Probability that of `total` fair coins at most `count` fall heads."""
+    return float(sum(comb(total, k) for k in range(count + 1)) / 2**total)
+
+
+def paired_interval(first: int, second: int, pairs: int, confidence: float = 0.95) -> tuple[float, float] | None:
+    """Tango's score interval of a difference of paired proportions, the first's minus the second's; None without pairs.
+
+    The differences that a score test does not reject, its variance being that of the likeliest proportions with such a
+    difference (Tango, Statistics in Medicine 1998). So the interval of confidence 1 − 2α lies within (−margin, margin) exactly
+    where two one-sided tests of level α both reject: equivalence (Schuirmann, J. Pharmacokin. Biopharm. 1987). It is
+    asymptotic: of 60 pairs the interval of 95 % covers in 94 to 96 % of cases, and in more where hardly any is discordant.
+
+    Args:
+        first, second: trials that only the one, and only the other, passed.
+        pairs: all trials.
+        confidence: in (0, 1), two-sided.
+    """
+    if not pairs:
+        return None
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return -_highest_difference(second, first, pairs, z), _highest_difference(first, second, pairs, z)
+
+
+_HALVINGS = 60  # of an interval at most 2 wide: to the last bit
+
+
+def _highest_difference(first: int, second: int, pairs: int, z: float) -> float:
+    """The highest difference of proportions that is no more than z standard errors above what was found."""
+    inside, outside = (first - second) / pairs, 1.0
+    for _ in range(_HALVINGS):
+        difference = (inside + outside) / 2
+        # The likeliest proportion of the second alone, given the difference: a root of a·q² + b·q + c.
+        a = 2 * pairs
+        b = (2 * pairs - first + second) * difference - first - second
+        c = -second * difference * (1 - difference)
+        q = (sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)
+        variance = max(0.0, (2 * q + difference * (1 - difference)) * pairs)
+        if pairs * difference - first + second <= z * sqrt(variance):
+            inside = difference
+        else:
+            outside = difference
+    return inside

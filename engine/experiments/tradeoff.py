@@ -12,6 +12,8 @@ from cannonade.evaluation.caveats import paired
 from cannonade.evaluation.grid import Cell, Settings
 from cannonade.evaluation.run_directory import RunDirectory
 from cannonade.evaluation.statistics import mcnemar
+from cannonade.experiments.unlike import differences
+from cannonade.spec import parse_number
 
 UNTARGETED, TARGETED = GOALS = ("untargeted", "targeted")
 BEFORE, AFTER = STAGES = ("before", "after")
@@ -71,30 +73,36 @@ STUDIES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Scale:
     """How much is done.
 
     Attributes:
-        steps: of AutoPGD, m = 1.
+        steps, samples: k of AutoPGD, and m draws a step.
+        eps: radius of the attacks in L∞, as text.
         limit: images.
         votes: n.
-        changes: what that leaves out of the paper's settings.
     """
 
     steps: int
+    samples: int = 1
+    eps: str = "8/255"
     limit: int
     votes: int
-    changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "samples", "limit", "votes"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        parse_number(self.eps, "eps")
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What differs from the paper's settings, a sentence each."""
+        return differences(SCALES["full"], self)
 
 
-SCALES = {
-    "full": Scale(steps=200, limit=785, votes=200),
-    "small": Scale(
-        steps=20, limit=120, votes=50,
-        changes=("AutoPGD-20, 120 images and 50 votes, not AutoPGD-200, 785 images and 200 votes",),
-    ),
-}  # fmt: skip
+SCALES = {"full": Scale(steps=200, limit=785, votes=200), "small": Scale(steps=20, limit=120, votes=50)}
 # What the published rates came from, and why ours may be higher.
 ALWAYS = (
     "AutoPGD is per image, with fresh draws at every step, steered by a separate set; the paper's rates are of ART 1.9.1's, "
@@ -111,25 +119,22 @@ def parse_after(text: str) -> tuple[str, Path]:
     return value.strip(), Path(path.strip())
 
 
-def cells_of(
-    study: Study, scale: Scale, values: Sequence[str], *, eps: str = "8/255", target: str = "random", seed: int = 0
-) -> list[Cell]:
+def cells_of(study: Study, scale: Scale, values: Sequence[str], *, target: str = "random", seed: int = 0) -> list[Cell]:
     """The evaluations of one classifier behind several values of a defense, untargeted and targeted.
 
     Args:
         study: which figure.
         scale: how much.
         values: of its axis, as text.
-        eps: radius of the attacks in L∞, as text.
-        target: of the targeted ones; the paper does not say how it chose.
+        target: of the targeted attacks; the paper does not say how it chose.
         seed: of every draw.
     """
-    attack = f"auto_pgd(eps={eps}, steps={scale.steps})"
+    attack = f"auto_pgd(eps={scale.eps}, steps={scale.steps})"
     return [
         Cell(
             (("value", value), ("goal", goal)),
             Settings(
-                defense=study.defense.format(value), attack=attack, votes=scale.votes, seed=seed,
+                defense=study.defense.format(value), attack=attack, eot=scale.samples, votes=scale.votes, seed=seed,
                 target=target if goal == TARGETED else None,
             ),
         )

@@ -8,8 +8,8 @@ from PIL import Image
 
 from cannonade import cli
 from cannonade.errors import InputError
-from cannonade.experiments import tradeoff
-from cannonade.experiments.tradeoff import SCALES, STUDIES, Scale, cells_of, parse_after
+from cannonade.experiments.tradeoff import SCALES, STUDIES, cells_of, parse_after
+from cannonade.experiments.unlike import with_own
 
 
 def test_the_papers_settings_and_rates():
@@ -26,6 +26,24 @@ def test_the_papers_settings_and_rates():
     assert {(cell.settings.attack, cell.settings.votes, cell.settings.eot) for cell in cells} == {
         ("auto_pgd(eps=8/255, steps=200)", 200, 1)
     }
+
+
+def test_own_settings_reach_the_attack():
+    own = with_own(SCALES["small"], steps=7, samples=3, eps="4/255", votes=9, limit=None)
+    [cell, _] = cells_of(STUDIES["figure4"], own, ["0.5"])
+    assert (cell.settings.attack, cell.settings.eot, cell.settings.votes) == ("auto_pgd(eps=4/255, steps=7)", 3, 9)
+    assert SCALES["full"].changes == ()
+    assert own.changes == (
+        "7 steps, not 200 steps",
+        "m = 3, not m = 1",
+        "eps 4/255, not eps 8/255",
+        "120 images, not 785 images",
+        "9 votes, not 200 votes",
+    )
+    for wrong in ({"steps": 0}, {"samples": -1}, {"limit": 0}, {"votes": 0}):
+        [name] = wrong
+        with pytest.raises(InputError, match=f"{name} must be at least 1, got {wrong[name]}"):
+            with_own(own, **wrong)
 
 
 @pytest.mark.parametrize("text", ["3", "3=", "=file="])
@@ -61,15 +79,21 @@ def test_command(tmp_path, monkeypatch, capsys):
             "finetune", "--model", model, "--scratch", "--size", 32, *data, "--defense", defense, "--epochs", 2,
             "--batch", 6, "--votes", 2, "--out", tmp_path / name, "--device", "cpu",
         )  # fmt: skip
-    monkeypatch.setitem(tradeoff.SCALES, "small", Scale(steps=2, limit=12, votes=5, changes=("little",)))
     printed = call(
         "reproduce", "figure4", "--model", "resnet_tiny", "--data", tmp_path / "val", "--scale", "small",
+        "--steps", 2, "--samples", 2, "--votes", 5, "--limit", 12,
         "--before", tmp_path / "plain" / "last.safetensors", "--after", f"0.3={tmp_path / 'tuned' / 'last.safetensors'}",
         "--out", tmp_path / "out", "--device", "cpu",
     )  # fmt: skip
     assert "smoothing(sigma=0.3), targeted" in printed
     assert "; paper 21.4 % → 93.0 %" in printed
-    assert "unlike the original: little" in printed
+    for text in (
+        "2 steps, not 200 steps",
+        "m = 2, not m = 1",
+        "12 images, not 785 images",
+        "5 votes, not 200 votes",
+    ):
+        assert f"unlike the original: {text}\n" in printed
     rows = json.loads((tmp_path / "out" / "figure4.json").read_text())["changes"]
     assert [(row["value"], row["goal"]) for row in rows] == [("0.3", "untargeted"), ("0.3", "targeted")]
     for row in rows:
