@@ -43,6 +43,11 @@ PLAN = (
         quick=_words("--batch 2 --side 96 --rounds 1 --no-peers"),
     ),
     Bench(
+        "profile",
+        "Milliseconds of one gradient of one image, and where they go; the parts add up to the time with the profiler.",
+        quick=_words("--batch 2 --side 96 --rounds 1 --samples 1"),
+    ),
+    Bench(
         "scaling",
         "Milliseconds of a gradient or vote of the whole batch, MiB by which peak memory grows, and lines through the times.",
         quick=_words(

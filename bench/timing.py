@@ -46,10 +46,11 @@ def interleaved(
             case()
             if number >= warmup:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: _summary(values) for name, values in seconds.items()}
+    return {name: summary(values) for name, values in seconds.items()}
 
 
-def _summary(values: list[float]) -> Timing:
+def summary(values: list[float]) -> Timing:
+    """Median and quartiles of the seconds of several calls."""
     if len(values) == 1:
         return Timing(values[0], (values[0], values[0]))
     first, _, third = statistics.quantiles(values, n=4, method="inclusive")

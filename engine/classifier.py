@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cannonade.errors import InputError
+from cannonade.spans import span
 
 # A module whose input size is not given is tried on squares of these sides: networks of one size fit only their own.
 _PROBE_SIDES = (32, 64, 224, 299, 28, 96, 128, 16, 8)
@@ -186,7 +187,8 @@ class Classifier(nn.Module):
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             shape = list(images.shape)
             raise InputError(f"images must be [N, 3, H, W] floating point in [0, 1], got {shape} {images.dtype}")
-        logits: Tensor = self._count(self.network(_with_plain_gradient(images)), len(images))
+        with span("model"):
+            logits: Tensor = self._count(self.network(_with_plain_gradient(images)), len(images))
         return logits
 
     # Integers counted inside a compiled graph would recompile it at every call.

@@ -23,6 +23,7 @@ LAYERS = [
         "cannonade.checks",
         "cannonade.spec",
         "cannonade.proportions",
+        "cannonade.spans",
         "cannonade.stopping",
         "cannonade.stopwatch",
     },

@@ -15,6 +15,7 @@ from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.kernels.steps import add_draws_
+from cannonade.spans import span
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,11 @@ class _Rows:
     stop: int
     images: Tensor
     draws: Draws
+
+    def leaf(self, images: Tensor, requires_grad: bool = True) -> Tensor:
+        """The image of each row, at which its gradient is taken."""
+        with span("schedule"):
+            return images[self.images].detach().requires_grad_(requires_grad)
 
     def add(self, total: Tensor, values: Tensor) -> None:
         """Add each row's value to its image's total; the rows that only fill the chunk are left out."""
@@ -123,14 +129,17 @@ class EOT:
         gradient = torch.zeros_like(images)
         objective, hits = (images.new_zeros(len(images)) for _ in range(2))
         for rows in self._chunks(images, draws, chunk):
-            leaf = images[rows.images].detach().requires_grad_()
-            own, logits = goal[rows.images], defended.logits(leaf, rows.draws)
-            objectives = own.objective(logits, loss)
-            gradients = _input_gradient(objectives.sum(), leaf, None, defended, rows.draws)
-            rows.add(gradient, gradients)
-            rows.add(objective, objectives.detach())
-            rows.add(hits, own.reached(logits.detach().argmax(1)).to(hits.dtype))
-            del leaf, logits, objectives, gradients  # else they live on beside the next chunk's activations
+            leaf, own = rows.leaf(images), goal[rows.images]
+            logits = defended.logits(leaf, rows.draws)
+            with span("reduction"):
+                objectives = own.objective(logits, loss)
+                total = objectives.sum()
+            gradients = _input_gradient(total, leaf, None, defended, rows.draws)
+            with span("reduction"):
+                rows.add(gradient, gradients)
+                rows.add(objective, objectives.detach())
+                rows.add(hits, own.reached(logits.detach().argmax(1)).to(hits.dtype))
+            del leaf, logits, objectives, total, gradients  # else they live on beside the next chunk's activations
         return gradient / self.samples, objective / self.samples, hits, self.samples
 
     def _average_outputs(
@@ -141,26 +150,30 @@ class EOT:
         mean, hits = images.new_zeros(len(images), defended.num_classes), images.new_zeros(len(images))
         for rows in self._chunks(images, draws, chunk):
             with torch.set_grad_enabled(once):
-                leaf = images[rows.images].detach().requires_grad_(once)
+                leaf = rows.leaf(images, once)
                 outputs = self._output(defended.logits(leaf, rows.draws))
-            rows.add(mean, outputs.detach())
-            rows.add(hits, goal[rows.images].reached(outputs.detach().argmax(1)).to(hits.dtype))
-        mean = (mean / self.samples).requires_grad_()
-        tiny = torch.finfo(mean.dtype).tiny
-        objective = goal.objective(mean if self.average == "logits" else mean.clamp(min=tiny).log(), loss)
-        (slope,) = torch.autograd.grad(objective.sum(), mean)
+            with span("reduction"):
+                rows.add(mean, outputs.detach())
+                rows.add(hits, goal[rows.images].reached(outputs.detach().argmax(1)).to(hits.dtype))
+        with span("reduction"):
+            mean = (mean / self.samples).requires_grad_()
+            tiny = torch.finfo(mean.dtype).tiny
+            objective = goal.objective(mean if self.average == "logits" else mean.clamp(min=tiny).log(), loss)
+            (slope,) = torch.autograd.grad(objective.sum(), mean)
         gradient = torch.zeros_like(images)
         for rows in self._chunks(images, draws, chunk):
             if not once:
-                leaf = images[rows.images].detach().requires_grad_()
+                leaf = rows.leaf(images)
                 outputs = self._output(defended.logits(leaf, rows.draws))
             gradients = _input_gradient(outputs, leaf, slope[rows.images], defended, rows.draws)
-            rows.add(gradient, gradients)
+            with span("reduction"):
+                rows.add(gradient, gradients)
             del leaf, outputs, gradients
         return gradient / self.samples, objective.detach(), hits, self.samples if once else 2 * self.samples
 
     def _output(self, logits: Tensor) -> Tensor:
-        return logits if self.average == "logits" else logits.softmax(dim=1)
+        with span("reduction"):
+            return logits if self.average == "logits" else logits.softmax(dim=1)
 
     def _chunks(self, images: Tensor, draws: Draws, chunk: int) -> Iterator[_Rows]:
         """Chunks of one shape; the last is filled with repeated rows, which nobody adds up."""
@@ -168,11 +181,13 @@ class EOT:
         size = -(-total // -(-total // chunk))
         for start in range(0, total, size):
             # Made on both devices, so that neither waits for the other.
-            rows, there = (
-                torch.arange(start, start + size, device=device) % total
-                for device in (draws.images.device, images.device)
-            )
-            yield _Rows(start, min(start + size, total), there % len(images), draws.laid_out(rows))
+            with span("schedule"):
+                rows, there = (
+                    torch.arange(start, start + size, device=device) % total
+                    for device in (draws.images.device, images.device)
+                )
+                found = _Rows(start, min(start + size, total), there % len(images), draws.laid_out(rows))
+            yield found
 
 
 def _input_gradient(
@@ -181,7 +196,8 @@ def _input_gradient(
     """The gradient of the output at the leaf; raises InputError where no graph leads there."""
     gradient: Tensor | None = None
     if output.requires_grad:
-        (gradient,) = torch.autograd.grad(output, leaf, slope, allow_unused=True)
+        with span("backward"):
+            (gradient,) = torch.autograd.grad(output, leaf, slope, allow_unused=True)
     if gradient is None:
         raise InputError(lost_gradient(defended, leaf, draws))
     return gradient

@@ -14,6 +14,7 @@ from cannonade.defenses.program import layouts
 from cannonade.draws import Draws
 from cannonade.errors import InputError
 from cannonade.kernels.backend import carry
+from cannonade.spans import span
 from cannonade.spec import build
 from cannonade.transforms.base import REGISTRY, Gradient, Params, Transform
 from cannonade.transforms.colour import HsvShift, LabShift, XyzShift, YuvShift
@@ -168,16 +169,17 @@ class BaRT(Transform):
             InputError: launches="fixed" where there is no GPU for it, or with a transform that has no launchers.
         """
         by_rows, size = on_rows(images), images.shape[2:]
-        if self.launches == "fixed":
-            if not by_rows:
-                raise InputError(
-                    f'{self.name}: launches="fixed" needs Triton and float32 images on a GPU, got {images.dtype} on '
-                    f'{images.device}; use launches="scheduled"'
-                )
-            steps = carry(params["steps"], images.device)
-            launches = plan_fixed(self.members, {**params, "steps": steps}, size, self.clamp)
-        else:
-            launches = plan(self.members, params, size, serial=self._serial, clamp=self.clamp, by_rows=by_rows)
+        if self.launches == "fixed" and not by_rows:
+            raise InputError(
+                f'{self.name}: launches="fixed" needs Triton and float32 images on a GPU, got {images.dtype} on '
+                f'{images.device}; use launches="scheduled"'
+            )
+        with span("schedule"):
+            if self.launches == "fixed":
+                params = {**params, "steps": carry(params["steps"], images.device)}
+                launches = plan_fixed(self.members, params, size, self.clamp)
+            else:
+                launches = plan(self.members, params, size, serial=self._serial, clamp=self.clamp, by_rows=by_rows)
         return execute(images, launches, self.checkpoint)
 
     def program(self, params: Params, row: int, shape: torch.Size) -> list[tuple[Transform, Params]]:

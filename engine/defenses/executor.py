@@ -12,6 +12,7 @@ from cannonade.defenses.planning import Plan
 from cannonade.defenses.program import Launch
 from cannonade.kernels.backend import choose
 from cannonade.kernels.device.rows import Rows
+from cannonade.spans import span
 
 
 def on_rows(images: Tensor) -> bool:
@@ -39,16 +40,18 @@ def execute(images: Tensor, plan: Plan, checkpoint: bool) -> Tensor:
 
 def _take(images: Tensor, launch: Launch) -> Tensor:
     """A copy of the rows that wait; on a CPU several times faster than by indexing."""
-    return images.index_select(0, launch.index)
+    with span("schedule"):
+        return images.index_select(0, launch.index)
 
 
 def _put(images: Tensor, launch: Launch, value: Tensor) -> None:
     """Replace the rows that waited, each by one plain copy on a CPU."""
-    if not images.is_cpu:
-        images.index_copy_(0, launch.index, value)
-        return
-    for row, image in zip(launch.rows, value, strict=True):
-        images[row] = image
+    with span("schedule"):
+        if not images.is_cpu:
+            images.index_copy_(0, launch.index, value)
+            return
+        for row, image in zip(launch.rows, value, strict=True):
+            images[row] = image
 
 
 class _Program(torch.autograd.Function):

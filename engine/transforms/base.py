@@ -18,6 +18,7 @@ from cannonade.kernels.backend import carry, choose
 from cannonade.kernels.device.pointwise import Operation
 from cannonade.kernels.device.rows import Step
 from cannonade.kernels.pointwise import pointwise_step
+from cannonade.spans import span
 
 Params = Mapping[str, Tensor]
 
@@ -216,7 +217,10 @@ class Transform(ABC):
 
     def __call__(self, images: Tensor, draws: Draws) -> Tensor:
         """Draw parameters for each image and transform it: the form in which a transform is a defense."""
-        return self.transform(images, self.sample(draws, images.shape))
+        with span("draws"):
+            params = self.sample(draws, images.shape)
+        with span("transforms"):
+            return self.transform(images, params)
 
     def inside(self, classifier: Callable[[Tensor], Tensor], images: Tensor, draws: Draws) -> Tensor:
         """The classifier's logits for images already transformed: inside it a transform does nothing."""
