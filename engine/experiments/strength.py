@@ -136,6 +136,17 @@ def parse_strength(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def parse_goal(text: str) -> str:
+    """A goal by its name.
+
+    Raises:
+        InputError: there is no such goal.
+    """
+    if text not in _BOTH:
+        raise InputError(f"goal must be {' or '.join(_BOTH)}, got {text!r}")
+    return text
+
+
 def cells_of(study: Study, *, target: str = "random", seed: int = 0) -> list[Cell]:
     """The evaluations of a study, which `assemble` and `run_grid` take.
 

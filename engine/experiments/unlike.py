@@ -9,10 +9,10 @@ if TYPE_CHECKING:
     Settings = TypeVar("Settings", bound=DataclassInstance)
 
 _SAID = {
-    "defenses": "defense {}", "strengths": "k x m {}", "step_sizes": "step sizes {}", "eps": "eps {}",
+    "defenses": "defense {}", "goals": "goal {}", "strengths": "k x m {}", "step_sizes": "step sizes {}", "eps": "eps {}",
     "steps": "{} steps", "samples": "m = {}", "limit": "{} images", "votes": "{} votes",
 }  # fmt: skip
-_SAME = ("title", "goals", "published")  # of one study at all scales
+_SAME = ("title", "published")  # of one study at all scales
 _MOST = 4  # values that are listed
 
 

@@ -13,7 +13,7 @@ from cannonade.errors import InputError
 from cannonade.evaluation.assemble import assemble
 from cannonade.evaluation.run_grid import run_grid
 from cannonade.experiments import strength, strength_run
-from cannonade.experiments.strength import Study, cells_of, changes_of, find_study, parse_strength
+from cannonade.experiments.strength import Study, cells_of, changes_of, find_study, parse_goal, parse_strength
 from cannonade.experiments.strength_run import Gain, Point, best_points, gains, selection_rate
 from cannonade.experiments.unlike import with_own
 
@@ -76,6 +76,14 @@ def test_what_differs_from_the_paper_is_said():
 def test_bad_strengths(text):
     with pytest.raises(InputError, match=f"strength must be STEPSxDRAWS, such as 50x1 or 10x5, got '{text}'"):
         parse_strength(text)
+
+
+def test_one_goal_of_a_study_of_both():
+    own = with_own(find_study("figure1", "full"), goals=(parse_goal("untargeted"),))
+    assert {cell.settings.target for cell in cells_of(own)} == {None}
+    assert changes_of("figure1", own) == ("goal untargeted, not goal untargeted, targeted",)
+    with pytest.raises(InputError, match="goal must be untargeted or targeted, got 'both'"):
+        parse_goal("both")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def _register(name: str, what: str) -> None:
         step_size: Annotated[
             list[str] | None, typer.Option(help="Such as 1/255, in place of the scale's; several times.")
         ] = None,
+        goal: Annotated[str | None, typer.Option(help="untargeted or targeted, of a study of both.")] = None,
         votes: Votes = None,
         eps: Eps = "8/255",
         target: Target = "random",
@@ -63,12 +64,13 @@ def _register(name: str, what: str) -> None:
         from cannonade.cli.evaluate import run_cells
         from cannonade.cli.progress import Limits
         from cannonade.evaluation.assemble import assemble
-        from cannonade.experiments.strength import cells_of, changes_of, find_study, parse_strength
+        from cannonade.experiments.strength import cells_of, changes_of, find_study, parse_goal, parse_strength
         from cannonade.experiments.strength_run import best_points, gains, write_study
         from cannonade.experiments.unlike import with_own
 
         found = with_own(
-            find_study(name, scale), defenses=None if defense is None else (defense,),
+            find_study(name, scale), goals=(parse_goal(goal),) if goal else None,
+            defenses=None if defense is None else (defense,),
             strengths=tuple(map(parse_strength, strength)) if strength else None,
             step_sizes=tuple(step_size) if step_size else None, votes=votes, eps=eps, limit=limit,
         )  # fmt: skip
