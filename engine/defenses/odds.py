@@ -9,12 +9,13 @@ from typing import ClassVar, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from cannonade.defenses.model_side import ModelDefense, Network, numbered_stream
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
+from cannonade.files import replace_file
 
 _FEWEST = 3  # images of a class that its statistics take; with fewer its predictions are never doubted
 _MOST_DRAWS = 4032  # places of `numbered_stream`
@@ -41,9 +42,9 @@ class OddsStatistics:
         return f"OddsStatistics(sigma={self.sigma}, draws={self.draws}, sha256='{hashlib.sha256(content).hexdigest()[:16]}')"
 
     def save(self, path: Path) -> None:
-        """Write them to a safetensors file."""
+        """Write them to a safetensors file, in one step."""
         metadata = {"sigma": repr(self.sigma), "draws": str(self.draws)}
-        save_file({"mean": self.mean.cpu(), "std": self.std.cpu()}, path, metadata)
+        replace_file(path, save({"mean": self.mean.cpu(), "std": self.std.cpu()}, metadata))
 
     @staticmethod
     def load(path: Path) -> "OddsStatistics":
