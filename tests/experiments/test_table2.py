@@ -16,7 +16,7 @@ from cannonade.classifier import Classifier
 from cannonade.cli import app
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
-from cannonade.defenses.odds import Odds, OddsStatistics
+from cannonade.defenses.odds import Noise, Odds, OddsStatistics
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.experiments import table2
@@ -211,7 +211,9 @@ def test_criteria():
     # Statistics that find any change of the second class's log-odds odd in images predicted as the first.
     mean, std = torch.zeros(3, 3).double(), torch.full((3, 3), 1e9).double()
     mean[0, 1], std[0, 1] = -1e9, 1.0
-    odds = DefendedClassifier(classifier(), Odds(statistics=OddsStatistics(mean, std, 0.1, 2)), seed=2)
+    odds = DefendedClassifier(
+        classifier(), Odds(statistics=OddsStatistics(mean[None], std[None], (Noise("normal", 0.1),), 2)), seed=2
+    )
     plain = odds.classifier(images).argmax(1)
     found = broken("wrong and not detected", odds, images, labels, ids, "auto")
     assert torch.equal(found, (plain != labels) & (plain != 0))
