@@ -110,6 +110,22 @@ def noting_retreats() -> Iterator[list[int]]:
         _NOTES.reset(token)
 
 
+def settled(work: Callable[[int], Result], chunk: int) -> tuple[Result, int]:
+    """Run `work(chunk)`, from its beginning again with fewer rows wherever a pass in it had to retreat.
+
+    A retreat changes the passes half-way; so the result's bits follow from the rows that it ended with.
+
+    Returns:
+        The result, and the chunk of all of its passes.
+    """
+    while True:
+        with noting_retreats() as retreats:
+            result = work(chunk)
+        if not retreats:
+            return result, chunk
+        chunk = min(retreats)
+
+
 def _out_of_memory(error: RuntimeError) -> bool:
     """On a CPU the allocator's refusal has no type of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

@@ -16,15 +16,20 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="File to write, safetensors.")],
     weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
     restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
-    sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in units of [0, 1].")] = 30 / 255,
-    draws: Annotated[int, typer.Option(help="Noise draws of an image.")] = 256,
+    noise: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="n (normal), u (uniform) or s (signs) with its scale in units of [0, 1]; several times. n30/255."
+        ),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of each noise for an image.")] = 256,
     limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 1000,
     batch: Annotated[int, typer.Option(help="Images of one pass.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
 ) -> None:
     """Measure how noise moves the logits of clean images, which --defense 'odds(statistics=FILE)' judges by."""
-    from cannonade.defenses.odds import calibrate_odds
+    from cannonade.defenses.odds import ONE_NOISE, calibrate_odds, parse_noise
     from cannonade.evaluation.subject import open_subject
 
     if not out.parent.is_dir():
@@ -33,11 +38,12 @@ def calibrate(
         model=model, data=data, defense="identity", weights=weights, limit=limit, seed=seed, device=device,
         restrict=restrict,
     )  # fmt: skip
+    noises = tuple(map(parse_noise, noise)) if noise else ONE_NOISE
     batches = ((images, ids) for _, images, ids in subject.batches(batch))
-    statistics = calibrate_odds(subject.defended.classifier, batches, seed=seed, sigma=sigma, draws=draws)
+    statistics = calibrate_odds(subject.defended.classifier, batches, seed=seed, noises=noises, draws=draws)
     statistics.save(out)
-    known = int(statistics.std[:, 0].isfinite().sum())
+    known = int(statistics.std[0, :, 0].isfinite().sum())
     console.print(
-        f"{out}: {len(subject.source)} images; statistics for {known} of {len(statistics.mean)} predicted classes",
+        f"{out}: {len(subject.source)} images; statistics for {known} of {statistics.mean.shape[1]} predicted classes",
         highlight=False, soft_wrap=True,
     )  # fmt: skip

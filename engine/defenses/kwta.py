@@ -20,15 +20,24 @@ class KWTA(ActivationDefense, name="kwta"):
 
     Attributes:
         fraction: γ, in (0, 1].
+        first: number of the first activation that is replaced; those before stay ReLUs. 1 is the published ResNet-18 of
+            CIFAR-10, whose stem has its own (`xiao_resnet18`).
     """
 
     deterministic: ClassVar[bool] = True
 
     fraction: float = 0.1
+    first: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction <= 1:
             raise InputError(f"kwta: fraction must be in (0, 1], got {self.fraction}")
+        if self.first < 0:
+            raise InputError(f"kwta: first must be at least 0, got {self.first}")
+
+    def spares(self, number: int) -> bool:
+        """See `ActivationDefense`."""
+        return number < self.first
 
     def activate(self, values: Tensor, relu: Network, stream: Stream) -> Tensor:
         """See `ActivationDefense`."""

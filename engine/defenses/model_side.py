@@ -72,6 +72,10 @@ class ActivationDefense(ModelDefense):
     ReLU and ReLU6 are recognised as they are called, as modules, functions or methods, so that any eager network will do.
     """
 
+    def spares(self, number: int) -> bool:
+        """Whether the network's activation with this number, from 0, stays as it is."""
+        return False
+
     @abstractmethod
     def activate(self, values: Tensor, relu: Network, stream: Stream) -> Tensor:
         """What stands in place of one ReLU.
@@ -86,7 +90,7 @@ class ActivationDefense(ModelDefense):
         """See `ModelDefense`.
 
         Raises:
-            InputError: the classifier has no ReLU, is compiled, or makes other rows than images.
+            InputError: the classifier has no ReLU to replace, is compiled, or makes other rows than images.
         """
         if getattr(classifier, "compiled", False):
             raise InputError(f"{self.name} replaces activations as they are called: give a classifier without compile")
@@ -96,6 +100,8 @@ class ActivationDefense(ModelDefense):
             raise InputError(
                 f"{self.name} needs a network with ReLU or ReLU6 activations that is not scripted, met none"
             )
+        if all(self.spares(number) for number in range(replaced.number)):
+            raise InputError(f"{self} spares all {replaced.number} activations of the network: replace some")
         return logits
 
 
@@ -120,8 +126,11 @@ class _Replaced(TorchFunctionMode):
                 f"{self._defense.name} needs a network that keeps one row per image: {len(self._draws)} images became "
                 f"{len(values)} rows"
             )
-        stream = numbered_stream(self._draws, self.number, values.device)
+        number = self.number
         self.number += 1
+        if self._defense.spares(number):
+            return func(*args, **kwargs)
+        stream = numbered_stream(self._draws, number, values.device)
         if not in_place:
             return self._defense.activate(values, relu, stream)
         # Of a copy, because backward may want the input that is overwritten.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cannonade.attacks.attack import Attack
 from cannonade.attacks.losses import check_loss
@@ -121,7 +121,7 @@ class Plan:
         classifier = self.defended.classifier
         configuration = {
             "model": self.model,
-            "weights_sha256": _digest(_tensor_bytes(classifier.state_dict())),
+            "weights_sha256": weights_checksum(classifier),
             "data": self.data,
             "images": len(self.source),
             "data_sha256": self.source.checksum,
@@ -144,6 +144,11 @@ def forwards_beside(plan: Plan) -> int:
 def config_hash(configuration: Mapping[str, Any]) -> str:
     """SHA-256 of a configuration: runs that share it have the same numbers."""
     return _digest([json.dumps(configuration, sort_keys=True).encode()])
+
+
+def weights_checksum(network: nn.Module) -> str:
+    """SHA-256 of a network's parameters and buffers, with their names."""
+    return _digest(_tensor_bytes(network.state_dict()))
 
 
 def _digest(parts: Iterable[bytes]) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cannonade.attacks.targets import choose_targets
-from cannonade.chunking import noting_retreats, resolve_chunk
+from cannonade.chunking import resolve_chunk, settled
 from cannonade.data.sources import Item
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
@@ -160,12 +160,7 @@ def _do(
     started, watch = time.monotonic(), Stopwatch(plan.device)
     with watch.part("load"):
         images = plan.source.load(batch, plan.defended.classifier.input_size).to(plan.device)
-    retreats = [chunk]
-    while retreats:
-        # A retreat changes the passes half-way, so that the batch begins again: its bits follow from the rows it ended with.
-        chunk = min(retreats)
-        with noting_retreats() as retreats:
-            outcome, targets = _evaluate(plan, batch, images, chunk, shared, watch)
+    (outcome, targets), chunk = settled(lambda rows: _evaluate(plan, batch, images, rows, shared, watch), chunk)
     evaluated = time.monotonic()
     share = round((evaluated - started) / len(batch), 4)
     records = [record | {"seconds": share} for record in records_of(plan, batch, outcome, targets)]

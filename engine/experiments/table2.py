@@ -172,7 +172,7 @@ ROWS: dict[str, Row] = {
     ),
     "xiao": Row(
         title="k-winners-take-all (Xiao et al., ICLR 2020)",
-        defense=lambda side: "kwta(fraction=0.1)",
+        defense=lambda side: "kwta(fraction=0.1, first=1)",
         published=(1.0, 0.984),
         criterion="one prediction is wrong",
         settings={

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,59 +10,33 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from cannonade.attacks.attack import Attack, AttackResult
-from cannonade.attacks.goals import Goal, MatchLogits, Untargeted, as_goal
+from cannonade.attacks.attack import Attack
 from cannonade.attacks.logit_matching import LogitMatching
-from cannonade.chunking import Chunk
+from cannonade.chunking import Chunk, resolve_chunk, settled
 from cannonade.classifier import Classifier
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import Defense, build_defense
-from cannonade.defenses.odds import Odds, calibrate_odds
-from cannonade.draws import Draws, Phase
+from cannonade.defenses.odds import Odds, OddsStatistics, calibrate_odds
 from cannonade.errors import InputError
-from cannonade.evaluation.outcome import Outcome, evaluate_batch
-from cannonade.evaluation.recipe import attack_calls, with_chunk
-from cannonade.evaluation.statistics import rate, wilson_interval
-from cannonade.experiments.table2 import ROWS, Criterion, Scale, Setting
+from cannonade.evaluation.plan import config_hash, weights_checksum
+from cannonade.evaluation.recipe import attack_calls, samples_of, with_chunk
+from cannonade.evaluation.run import FORMAT, check_same
+from cannonade.evaluation.run_directory import Finished, RunDirectory, checksum_of
+from cannonade.evaluation.statistics import rate
+from cannonade.experiments.table2 import ROWS, Scale, Setting
+from cannonade.experiments.table2_batch import (
+    ATTACKS,
+    Examples,
+    attacks_of,
+    find_examples,
+    rates_of,
+    records_of_batch,
+)
 from cannonade.files import replace_file
 from cannonade.spec import call_text
-from cannonade.voting import Votes, majority_vote
 
-
-@dataclass(frozen=True, kw_only=True)
-class TowardsExamples:
-    """Logit matching towards the logits of a clean image of another class, the first in the data that is predicted right.
-
-    Attributes:
-        attack: how.
-        labels: [2] int64, two different labels.
-        logits: [2, K], of an image of each; images of the first one's class are moved towards the second.
-    """
-
-    attack: LogitMatching
-    labels: Tensor
-    logits: Tensor
-
-    @property
-    def eps(self) -> float:
-        """Radius of the ball in units of [0, 1]."""
-        return self.attack.eps
-
-    @property
-    def norm(self) -> str:
-        """Norm of the ball."""
-        return self.attack.norm
-
-    def __call__(
-        self, defended: DefendedClassifier, images: Tensor, goal: Goal | Tensor, *, ids: Tensor | None = None
-    ) -> AttackResult:
-        """Attack a batch; see `LogitMatching`."""
-        goal = as_goal(goal)
-        if not isinstance(goal, Untargeted):
-            raise InputError(f"the odds detector is attacked with the untargeted goal, got {type(goal).__name__}")
-        wanted = self.logits[(goal.labels == self.labels[0]).long()]
-        return self.attack(defended, images, MatchLogits(goal.labels, wanted), ids=ids)
+_CALIBRATION = "odds.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +52,7 @@ class Experiment:
         defense: a call in place of the row's own.
         limit: images that are evaluated, spread evenly; the odds detector is calibrated on others.
         votes: n, of our vote; None for the setting's.
-        batch: images of one batch.
+        batch: images of one batch; which share one decides, by rounding, their last bits.
         chunk: rows of one pass.
         seed: of every draw.
     """
@@ -111,6 +85,38 @@ class Experiment:
         """Of the row at this scale."""
         return ROWS[self.row].settings[self.scale]
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether the odds detector is made here, on images that are not evaluated."""
+        return self.defense is None and ROWS[self.row].defense is None
+
+    @property
+    def own_votes(self) -> int:
+        """n, of our vote."""
+        return self.setting.votes if self.votes is None else self.votes
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What differs from the original, one sentence each."""
+        changes = list(self.setting.changes)
+        if self.own_votes != (usual := ROWS[self.row].settings["full"].votes):
+            changes.append(f"our vote is of {self.own_votes} predictions instead of {usual}")
+        if self.defense is not None:
+            changes.append(f"the defense is {self.defense}, which was asked for")
+        return tuple(changes)
+
+    def configuration(self, evaluated: Source, defense: Defense) -> dict[str, Any]:
+        """All that decides the numbers, the content of weights and images included, as JSON has it."""
+        found = {
+            "row": self.row, "scale": self.scale, "model": self.model, "weights_sha256": weights_checksum(self.classifier),
+            "data": self.data, "images": len(evaluated), "data_sha256": evaluated.checksum, "defense": str(defense),
+            **{name: str(with_chunk(getattr(self.setting, name), "auto")) for name in ATTACKS},
+            "side": self.setting.side, "votes": self.own_votes, "batch": self.batch, "chunk": self.chunk,
+            "device": self.classifier.device.type, "seed": self.seed,
+        }  # fmt: skip
+        normal: dict[str, Any] = json.loads(json.dumps(found))
+        return normal
+
     def load(self, items: list[Item]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Images [N, 3, H, W], labels [N] and ids [N], a batch at a time."""
         side, device = self.setting.side, self.classifier.device
@@ -135,147 +141,160 @@ class Experiment:
         return Odds(statistics=calibrate_odds(self.classifier, batches, seed=self.seed))
 
 
-@dataclass
-class Tally:
-    """What one attack has come to, on the images that our benign vote has right.
-
-    Attributes:
-        attack: as calls.
-        attacked: images.
-        own: of these, broken by the row's own criterion.
-        voted: by our vote.
-        null: unperturbed, called wrong by another vote of ours.
-        gradients, forwards: of all images.
-    """
-
-    attack: str
-    attacked: int = 0
-    own: int = 0
-    voted: int = 0
-    null: int = 0
-    gradients: int = 0
-    forwards: int = 0
-
-    def add(self, outcome: Outcome, broken: Tensor) -> None:
-        """Add a batch."""
-        self.attacked += len(outcome.attacked)
-        self.own += int(broken.sum())
-        self.voted += int(outcome.success.sum())
-        self.null += int(outcome.null_success.sum())
-        self.gradients += int(outcome.attack.gradients.sum())
-        self.forwards += int(outcome.attack.forwards.sum())
-
-    def as_json(self) -> dict[str, Any]:
-        """Rates with 95 % Wilson intervals."""
-        found: dict[str, Any] = {"attack": self.attack, "attacked": self.attacked}
-        for name, count in (("own_criterion", self.own), ("vote", self.voted), ("null", self.null)):
-            found[name] = rate(count, self.attacked)
-            found[f"{name}_ci95"] = wilson_interval(count, self.attacked)
-        for name, count in (("gradients", self.gradients), ("forwards", self.forwards)):
-            found[f"{name}_per_image"] = rate(count, self.attacked)
-        return found
-
-
 def run_row(
-    experiment: Experiment, out: Path, progress: Callable[[int, int], None] = lambda done, total: None
+    experiment: Experiment,
+    out: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    resume: bool = False,
+    notice: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Run both attacks of a row and write `table2-ROW.json`, again after each batch: "images" of it are those done.
+    """Run both attacks of a row into the run directory `ROW`, and write `table2-ROW.json`, again after each batch.
+
+    A batch is the unit of work: a row that was killed and is resumed has the bits of one that was not.
 
     Args:
         experiment: what to run.
         out: folder, made where it is not there.
         progress: called after each batch with the images done, and of how many.
+        resume: go on with what is in the run directory, which must otherwise be new.
+        notice: told what of a resumed row was damaged.
 
     Returns:
-        The content of the file.
+        The content of the file; "images" of it are those done.
 
     Raises:
-        InputError: the parts do not fit together.
+        InputError: the parts do not fit together, or the run directory is another row's, or there is one and `resume` is false.
     """
-    started = time.monotonic()
-    row, setting = ROWS[experiment.row], experiment.setting
-    items = list(experiment.source.limited(experiment.limit).items)
-    defense = experiment.make_defense(items)
-    if row.criterion == "wrong and not detected" and not isinstance(defense, Odds):
-        raise InputError(f"the row {experiment.row} must have the defense odds(statistics=FILE), got {defense}")
+    evaluated = experiment.source.limited(experiment.limit)
+    items = list(evaluated.items)
+    batches = [items[start : start + experiment.batch] for start in range(0, len(items), experiment.batch)]
+    ids = [[item.id for item in batch] for batch in batches]
+    directory = RunDirectory(out / experiment.row)
+    if directory.path.is_dir() and not (resume and directory.begun):
+        directory.check_empty()
+    defense = _defense(experiment, items, directory)
     defended = DefendedClassifier(experiment.classifier, defense, seed=experiment.seed)
-    votes = setting.votes if experiment.votes is None else experiment.votes
-    attacks = {"with_eot": setting.with_eot, "without_eot": setting.without_eot}
-    tallies = {name: Tally(_text(attack)) for name, attack in attacks.items()}
-    if isinstance(setting.with_eot, LogitMatching):
-        labels, logits = _examples(experiment, items)
-        chunked = {name: cast(LogitMatching, with_chunk(attack, experiment.chunk)) for name, attack in attacks.items()}
-        attacks = {
-            name: TowardsExamples(attack=attack, labels=labels, logits=logits) for name, attack in chunked.items()
-        }
-    changes = list(setting.changes)
-    if votes != (usual := row.settings["full"].votes):
-        changes.append(f"our vote is of {votes} predictions instead of {usual}")
-    if experiment.defense is not None:
-        changes.append(f"the defense is {experiment.defense}, which was asked for")
-    out.mkdir(parents=True, exist_ok=True)
-    content: dict[str, Any] = {}
-    done = plain = right = 0
-    for images, labels, ids in experiment.load(items):
-        benign: Votes | None = None
-        for name, attack in attacks.items():
-            outcome = evaluate_batch(
-                defended, images, labels, with_chunk(attack, experiment.chunk), votes=votes, ids=ids,
-                chunk=experiment.chunk, benign=benign,
-            )  # fmt: skip
-            benign = outcome.benign
-            rows = outcome.attacked
-            broken = _broken(row.criterion, defended, outcome.attack.images, labels[rows], ids[rows], experiment.chunk)
-            tallies[name].add(outcome, broken)
-        plain += int((outcome.undefended == labels).sum())
-        right += len(rows)
-        done += len(images)
-        content = {
-            "row": experiment.row, "title": row.title, "scale": experiment.scale, "model": experiment.model,
-            "data": experiment.data,
-            "defense": call_text(defense.name, defense), "images": done, "of": len(items),
-            "plain_accuracy": plain / done, "benign_accuracy": right / done, "criterion": row.criterion, "votes": votes,
-            "published": dict(zip(tallies, row.published, strict=True)), "changes": changes,
-            **{name: tally.as_json() for name, tally in tallies.items()},
-            "seed": experiment.seed, "seconds": round(time.monotonic() - started, 1),
-        }  # fmt: skip
+    examples = None
+    if isinstance(experiment.setting.with_eot, LogitMatching):
+        examples = find_examples(experiment.classifier, experiment.load(items))
+    configuration = experiment.configuration(evaluated, defense)
+
+    def prepare(alone: bool) -> tuple[int, list[dict[str, Any]], list[Finished]]:
+        if directory.begun:
+            header = directory.read_json("run.json")
+            check_same(header, configuration, directory.path)
+        else:
+            directory.check_empty()
+            header = _begin(experiment, defended, configuration, batches[0], directory)
+        sound, records, damaged = directory.recover(ids)
+        for text in damaged:
+            notice(f"damaged, and done again: {text}")
+        return int(header["resolved_chunk"]), records, list(sound.values())
+
+    def content_of(records: list[dict[str, Any]], finished: Sequence[Finished]) -> dict[str, Any]:
+        return _content(experiment, defense, configuration, records, finished)
+
+    def write(content: dict[str, Any]) -> None:
         replace_file(out / f"table2-{experiment.row}.json", json.dumps(content, indent=1, ensure_ascii=False).encode())
-        progress(done, len(items))
-    return content
+
+    with directory.writing(False, prepare) as (chunk, records, finished):
+        while True:
+            for number in directory.unfinished(range(len(batches)), shared=False):
+                rows = min(chunk, directory.chunks.get(number, chunk))
+                done, own = _do(experiment, defended, examples, number, batches[number], rows)
+                directory.finish_batch(done, own)
+                records, finished = records + own, [*finished, done]
+                write(content_of(records, finished))
+                progress(len(records), len(items))
+            if directory.finish(ids, content_of):
+                content = directory.read_json("summary.json")
+                write(content)
+                return content
+
+
+def _defense(experiment: Experiment, items: list[Item], directory: RunDirectory) -> Defense:
+    """The row's; of a resumed row the calibration that it was begun with."""
+    calibration = directory.path / _CALIBRATION
+    if experiment.calibrates and calibration.is_file():
+        return Odds(statistics=OddsStatistics.load(calibration))
+    defense = experiment.make_defense(items)
+    if ROWS[experiment.row].criterion == "wrong and not detected" and not isinstance(defense, Odds):
+        raise InputError(f"the row {experiment.row} must have the defense odds(statistics=FILE), got {defense}")
+    return defense
+
+
+def _begin(
+    experiment: Experiment,
+    defended: DefendedClassifier,
+    configuration: dict[str, Any],
+    batch: list[Item],
+    directory: RunDirectory,
+) -> dict[str, Any]:
+    """Measure what a row decides once, and write it down; returns the content of `run.json`."""
+    first, _, _ = next(experiment.load(batch[:1]))
+    draws = max(experiment.own_votes, *(samples_of(getattr(experiment.setting, name)) for name in ATTACKS))
+    header = {
+        "format": FORMAT,
+        "configuration": configuration,
+        "config_hash": config_hash(configuration),
+        "resolved_chunk": resolve_chunk(experiment.chunk, defended, first, len(batch) * draws),
+    }
+    directory.write_json("run.json", header)
+    if experiment.calibrates:
+        cast(OddsStatistics, cast(Odds, defended.defense).statistics).save(directory.path / _CALIBRATION)
+    return header
+
+
+def _do(
+    experiment: Experiment,
+    defended: DefendedClassifier,
+    examples: Examples | None,
+    number: int,
+    batch: list[Item],
+    chunk: int,
+) -> tuple[Finished, list[dict[str, Any]]]:
+    """Both attacks on a batch; what is to be written of it."""
+    started = time.monotonic()
+    images, labels, ids = next(experiment.load(batch))
+
+    def work(rows: int) -> list[dict[str, Any]]:
+        return records_of_batch(
+            defended, attacks_of(experiment.setting, examples, rows), images, labels, ids,
+            criterion=ROWS[experiment.row].criterion, votes=experiment.own_votes, chunk=rows,
+        )  # fmt: skip
+
+    records, chunk = settled(work, chunk)
+    seconds = round(time.monotonic() - started, 3)
+    return Finished(number, [item.id for item in batch], {}, checksum_of(records), chunk, seconds, {}), records
+
+
+def _content(
+    experiment: Experiment,
+    defense: Defense,
+    configuration: dict[str, Any],
+    records: list[dict[str, Any]],
+    finished: Sequence[Finished],
+) -> dict[str, Any]:
+    """Of `table2-ROW.json`."""
+    row = ROWS[experiment.row]
+    return {
+        "row": experiment.row, "title": row.title, "scale": experiment.scale, "model": experiment.model,
+        "data": experiment.data, "defense": call_text(defense.name, defense),
+        "images": len(records), "of": configuration["images"],
+        "plain_accuracy": rate(sum(record["undefended"] == record["label"] for record in records), len(records)),
+        "benign_accuracy": rate(sum(record[ATTACKS[0]] is not None for record in records), len(records)),
+        "criterion": row.criterion, "votes": experiment.own_votes,
+        "published": dict(zip(ATTACKS, row.published, strict=True)), "changes": list(experiment.changes),
+        **{
+            name: {"attack": _text(getattr(experiment.setting, name)), **rates_of(record[name] for record in records)}
+            for name in ATTACKS
+        },
+        "seed": experiment.seed, "config_hash": config_hash(configuration),
+        "seconds": round(sum(batch.seconds for batch in finished), 1),
+    }  # fmt: skip
 
 
 def _text(attack: Attack) -> str:
     calls = attack_calls(attack)
     return f"{calls['attack']} with {calls['gradient']}"
-
-
-def _examples(experiment: Experiment, items: list[Item]) -> tuple[Tensor, Tensor]:
-    """[2] labels and [2, K] logits of the first images of two classes that the classifier has right."""
-    found: dict[int, Tensor] = {}
-    for images, labels, _ in experiment.load(items):
-        with torch.no_grad():
-            logits = experiment.classifier(images)
-        for place in (logits.argmax(1) == labels).nonzero()[:, 0].tolist():
-            found.setdefault(int(labels[place]), logits[place])
-            if len(found) == 2:
-                return torch.tensor(list(found), device=labels.device), torch.stack(list(found.values()))
-    raise InputError("logit matching needs images of two classes that the classifier has right")
-
-
-def _broken(
-    criterion: Criterion, defended: DefendedClassifier, images: Tensor, labels: Tensor, ids: Tensor, chunk: Chunk
-) -> Tensor:
-    """[M] bool, which adversarial images the row's own criterion counts; its draws are the final vote's first."""
-    if criterion == "none of 30 fresh predictions is right":
-        return ~majority_vote(defended, images, 30, reading="any", ids=ids, chunk=chunk).holds(labels)
-    if criterion == "one prediction is wrong":
-        return majority_vote(defended, images, 1, ids=ids, chunk=chunk).labels != labels
-    classifier, odds = defended.classifier, cast(Odds, defended.defense)
-    draws = Draws(
-        seed=defended.seed, phase=Phase.FINAL_VOTE, images=ids.cpu(), queries=torch.zeros_like(ids, device="cpu")
-    )
-    if not len(images):
-        return torch.zeros_like(labels, dtype=torch.bool)
-    with torch.no_grad():
-        wrong: Tensor = classifier(images).argmax(1) != labels
-    return wrong & ~odds.detects(classifier, images, draws)

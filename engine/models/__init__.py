@@ -19,18 +19,21 @@ from cannonade.models.pretrained import Pretrained, keep_classes
 from cannonade.models.small_resnet import SMALL, small_resnet, untrained_small_resnet
 from cannonade.models.torchvision_models import torchvision_classifier, torchvision_names, untrained_torchvision
 from cannonade.models.weights import load_weights, read_state_dict
+from cannonade.models.xiao import untrained_xiao_resnet18, xiao_resnet18
 
 _OWN: dict[str, Callable[[Path | None, int | None], Pretrained]] = {
     "efficientnet_lite0": efficientnet_lite0,
     "cifar_resnet20": cifar_resnet20,
     "cifar_resnet56": cifar_resnet56,
     "cohen_resnet50": cohen_resnet50,
+    "xiao_resnet18": xiao_resnet18,
 }
 
 _UNTRAINED: dict[str, Callable[[int], Pretrained]] = {
     "efficientnet_lite0": untrained_efficientnet_lite0,
     "cifar_resnet20": partial(untrained_cifar_resnet, 20),
     "cifar_resnet56": partial(untrained_cifar_resnet, 56),
+    "xiao_resnet18": untrained_xiao_resnet18,
 }
 
 

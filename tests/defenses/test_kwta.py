@@ -11,6 +11,7 @@ from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses.kwta import KWTA
 from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
 from cannonade.transforms.identity import Identity
 
 
@@ -81,3 +82,21 @@ def test_the_gradient_is_the_winners():
             goal.objective(defended.logits(images + sign * moved.view(3, 2, 2), streams), margin) for sign in (1, -1)
         )
         torch.testing.assert_close(found.flatten(1)[:, place], (above - below) / (2 * step), rtol=1e-5, atol=1e-7)
+
+
+class Minus(torch.nn.Module):
+    def forward(self, values):
+        return values - 5
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_the_first_activations_can_stay(in_place):
+    net = torch.nn.Sequential(torch.nn.ReLU(in_place), Minus(), torch.nn.ReLU(in_place))
+    values = torch.tensor([[-3.0, -1.0, 2.0, 4.0]])
+    streams = Draws(seed=1, phase=Phase.ATTACK, images=torch.arange(1), queries=torch.arange(1))
+    assert KWTA(fraction=0.75).inside(net, values.clone(), streams).tolist() == [[-5, 0, -3, -1]]
+    assert KWTA(fraction=0.75, first=1).inside(net, values.clone(), streams).tolist() == [[-5, -5, -3, -1]]
+    with pytest.raises(InputError, match="spares all 2 activations of the network"):
+        KWTA(first=2).inside(net, values.clone(), streams)
+    with pytest.raises(InputError, match="kwta: first must be at least 0, got -1"):
+        KWTA(first=-1)

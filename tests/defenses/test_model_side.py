@@ -185,7 +185,9 @@ def test_evaluate(folder, defense, attack, eot):
         assert ran.exit_code == 0, ran.output
 
     if defense.startswith("odds"):
-        command("calibrate", *MODEL, "--draws", "8", "--out", "odds.safetensors")
+        command(
+            "calibrate", *MODEL, "--noise", "n30/255", "--noise", "s0.05", "--draws", "4", "--out", "odds.safetensors"
+        )
     command("evaluate", *MODEL, "--defense", defense, "--attack", attack, "--eot", eot, "--votes", "5", "--out", "run")
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert summary["images"] == 12

@@ -12,13 +12,15 @@ from cannonade.attacks.logit_matching import LogitMatching, exchanged
 from cannonade.attacks.pgd import PGD
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
-from cannonade.defenses.odds import Odds, OddsStatistics, calibrate_odds, odds_changes
+from cannonade.defenses.odds import Noise, Odds, OddsStatistics, calibrate_odds, odds_changes, parse_noise
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.transforms.identity import Identity
 from cannonade.transforms.noise import Smoothing
 
 SIGMA, DRAWS = 0.1, 6
+ONE = (Noise("normal", SIGMA),)
+THREE = (Noise("normal", 0.05), Noise("uniform", 0.2), Noise("sign", 0.1))
 
 
 def curved(classes=4):
@@ -42,55 +44,65 @@ def statistics(classifier, count=400, **settings):
     batches = [
         (part, torch.arange(400)[rows]) for rows in torch.arange(count).split(150) for part in [images(400)[rows]]
     ]
-    return calibrate_odds(classifier, batches, **({"seed": 2, "sigma": SIGMA, "draws": DRAWS} | settings))
+    return calibrate_odds(classifier, batches, **({"seed": 2, "noises": ONE, "draws": DRAWS} | settings))
 
 
-def scores_by_numpy(classifier, known, pictures, own):
-    """Image by image, draw by draw, as the paper writes it."""
+def noise_by_numpy(noise, stream):
+    if noise.kind == "normal":
+        return stream.normal(0.0, noise.scale, (3, 4, 4))[0].double()
+    drawn = stream.uniform(-noise.scale, noise.scale, (3, 4, 4))[0].double()
+    return drawn if noise.kind == "uniform" else drawn.sign() * noise.scale
+
+
+def scores_by_numpy(classifier, known, pictures, own, noises):
+    """Image by image, draw by draw, as the paper writes it; of several noises the mean of the scores."""
     found = []
     for row, image in enumerate(pictures):
         f = classifier(image[None])[0].numpy()
         y = int(f.argmax())
-        g = np.zeros((DRAWS, len(f)))
-        for j in range(DRAWS):
-            noise = own[row : row + 1].part(0).site(j).normal(0.0, SIGMA, (3, 4, 4))[0].double()
-            noisy = classifier((image + noise).clamp(0, 1)[None])[0].numpy()
-            for z in range(len(f)):
-                g[j, z] = (noisy[z] - noisy[y]) - (f[z] - f[y])
+        g = np.zeros((len(noises), DRAWS, len(f)))
+        for e, noise in enumerate(noises):
+            for j in range(DRAWS):
+                drawn = noise_by_numpy(noise, own[row : row + 1].part(0).site(e * DRAWS + j))
+                noisy = classifier((image + drawn).clamp(0, 1)[None])[0].numpy()
+                for z in range(len(f)):
+                    g[e, j, z] = (noisy[z] - noisy[y]) - (f[z] - f[y])
         if known is None:
-            found.append((y, g.mean(0)))
+            found.append((y, g.mean(1)))
             continue
         mean, std = known.mean.numpy(), known.std.numpy()
         score = np.full(len(f), -np.inf)
         for z in range(len(f)):
-            if z != y and np.isfinite(std[y, z]):
-                score[z] = (g[:, z].mean() - mean[y, z]) / std[y, z]
+            if z != y and np.isfinite(std[0, y, z]):
+                each = [(g[e, :, z].mean() - mean[e, y, z]) / std[e, y, z] for e in range(len(noises))]
+                score[z] = np.mean(each)
         found.append((y, score))
     return found
 
 
-def test_statistics_against_numpy():
+@pytest.mark.parametrize("noises", [ONE, THREE])
+def test_statistics_against_numpy(noises):
     classifier = curved()
-    known = statistics(classifier, 60)
-    rows = scores_by_numpy(classifier, None, images(400)[:60], streams(60, Phase.TRAINING))
+    known = statistics(classifier, 60, noises=noises)
+    rows = scores_by_numpy(classifier, None, images(400)[:60], streams(60, Phase.TRAINING), noises)
     for label in range(4):
         own = np.array([change for y, change in rows if y == label])
         if len(own) < 3:
-            assert known.mean[label].isnan().all()
+            assert known.mean[:, label].isnan().all()
             continue
-        np.testing.assert_allclose(known.mean[label], own.mean(0), rtol=1e-6, atol=1e-6)
-        np.testing.assert_allclose(known.std[label], own.std(0), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(known.mean[:, label], own.mean(0), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(known.std[:, label], own.std(0), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("cutoff", [0.5, 0.9, 0.999])
-def test_detection_and_correction_against_numpy(cutoff):
+@pytest.mark.parametrize(("cutoff", "noises"), [(0.5, ONE), (0.9, ONE), (0.999, ONE), (0.5, THREE)])
+def test_detection_and_correction_against_numpy(cutoff, noises):
     classifier = curved()
-    known = statistics(classifier)
+    known = statistics(classifier, noises=noises)
     odds, pictures, own = Odds(statistics=known, cutoff=cutoff), images(50, seed=5), streams(50)
     logits = DefendedClassifier(classifier, odds).logits(pictures, own)
     detected = odds.detects(classifier, pictures, own)
     plain = classifier(pictures)
-    for row, (y, score) in enumerate(scores_by_numpy(classifier, known, pictures, own)):
+    for row, (y, score) in enumerate(scores_by_numpy(classifier, known, pictures, own, noises)):
         alarm = score.max() > stats.norm.ppf(cutoff)
         assert bool(detected[row]) == alarm
         expected = plain[row].clone()
@@ -133,7 +145,11 @@ def test_statistics_come_back_from_their_file(tmp_path):
     known.save(tmp_path / "odds.safetensors")
     again = OddsStatistics.load(tmp_path / "odds.safetensors")
     assert repr(again) == repr(known)
-    assert (again.sigma, again.draws) == (SIGMA, DRAWS)
+    assert (again.noises, again.draws) == (ONE, DRAWS)
+    several = statistics(curved(), 20, noises=THREE)
+    several.save(tmp_path / "odds.safetensors")
+    again = OddsStatistics.load(tmp_path / "odds.safetensors")
+    assert (again.noises, repr(again)) == (THREE, repr(several))
     assert repr(statistics(curved(), 59)) != repr(known)
     (tmp_path / "broken").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read"):
@@ -146,7 +162,11 @@ def test_bad_input():
         Odds(statistics=known, cutoff=1.0)
     with pytest.raises(InputError, match="the classifier's 3 classes, got 4"):
         DefendedClassifier(curved(3), Odds(statistics=known)).logits(images(2), streams(2))
-    for settings, words in (({"sigma": 0.0}, "sigma"), ({"draws": 0}, "draws")):
+    for settings, words in (
+        ({"noises": ()}, "at least one noise"),
+        ({"draws": 0}, "draws"),
+        ({"noises": THREE, "draws": 1345}, r"in \[1, 1344\] for 3 noises, got 1345"),
+    ):
         with pytest.raises(InputError, match=words):
             statistics(classifier, **settings)
     with pytest.raises(InputError, match="at least one batch"):
@@ -155,8 +175,8 @@ def test_bad_input():
 
 def test_changes_are_zero_for_the_predicted_class():
     classifier = curved()
-    changes = odds_changes(classifier, images(9), classifier(images(9)), streams(9), sigma=SIGMA, count=3)
-    assert (changes.gather(1, classifier(images(9)).argmax(1, keepdim=True)) == 0).all()
+    changes = odds_changes(classifier, images(9), classifier(images(9)), streams(9), noises=THREE, count=3)
+    assert (changes.gather(2, classifier(images(9)).argmax(1)[None, :, None].expand(3, 9, 1)) == 0).all()
 
 
 def test_matching_is_pgd_on_the_squared_distance_under_noise():
@@ -195,3 +215,28 @@ def test_exchange_and_goal():
     assert len(goal) == 2
     with pytest.raises(InputError, match="no target but logits"):
         LogitMatching()(DefendedClassifier(curved(), Identity()), images(2), Targeted(labels))
+
+
+def test_noises():
+    assert parse_noise("n30/255") == Noise("normal", 30 / 255)
+    assert parse_noise(" u0.003") == Noise("uniform", 0.003)
+    assert [parse_noise(str(noise)) for noise in THREE] == list(THREE)
+    for text, words in (
+        ("30/255", "noise must be n, u or s and a scale"),
+        ("", "noise must be n, u or s and a scale"),
+        ("n", "the scale of noise must be a number"),
+        ("nx", "the scale of noise must be a number"),
+        ("u-1", "must be positive, got -1"),
+    ):
+        with pytest.raises(InputError, match=words):
+            parse_noise(text)
+    with pytest.raises(InputError, match="normal, uniform or sign, got 'n'"):
+        Noise("n", 0.1)
+    shape = torch.Size((3, 64, 64))
+    for noise, std in zip(THREE, (0.05, 0.2 / 3**0.5, 0.1), strict=True):
+        drawn = noise.draw(streams(2).part(0).site(0), shape)
+        assert drawn.shape == (2, *shape)
+        # Of 24,576 numbers: their standard deviation is within 3 % (5 standard errors or more), their mean within 5 of its own.
+        assert float(drawn.std()) == pytest.approx(std, rel=0.03)
+        assert abs(float(drawn.mean())) < 5 * std / 24576**0.5
+    assert set(drawn.flatten().tolist()) == {drawn.min().item(), -drawn.min().item()}

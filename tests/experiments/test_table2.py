@@ -16,12 +16,13 @@ from cannonade.classifier import Classifier
 from cannonade.cli import app
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
-from cannonade.defenses.odds import Odds, OddsStatistics
+from cannonade.defenses.odds import Noise, Odds, OddsStatistics
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.experiments import table2
 from cannonade.experiments.table2 import ROWS
-from cannonade.experiments.table2_run import Experiment, TowardsExamples, _broken, _examples, run_row
+from cannonade.experiments.table2_batch import TowardsExamples, broken, find_examples
+from cannonade.experiments.table2_run import Experiment, run_row
 from cannonade.transforms.noise import Smoothing
 
 # k, m and α with EOT and without, as the paper prints them; for activation pruning .1 is in units of 0 … 255.
@@ -100,6 +101,9 @@ class _ById:
     def read(self, id_, name):
         return torch.from_numpy(self.pixels[id_ - 100]).permute(2, 0, 1)
 
+    def content(self, id_, name):
+        return self.pixels[id_ - 100].tobytes()
+
 
 NAMES = {"model": "toy", "data": "toy"}
 
@@ -151,6 +155,12 @@ def test_the_command(row, short, tmp_path, monkeypatch):
     assert ("which was asked for" in ran.output) == (row == "xiao")
     found = json.loads((tmp_path / "out" / f"table2-{row}.json").read_text())
     assert found["images"] == 5
+    again = CliRunner().invoke(app, [*words, "--resume"])
+    assert again.exit_code == 0, again.output
+    assert again.output == ran.output.replace("3 of 5 images\n5 of 5 images\n", "")
+    refused = CliRunner().invoke(app, words)
+    assert isinstance(refused.exception, InputError)
+    assert "or --resume" in str(refused.exception)
     assert found["published"] == dict(zip(("with_eot", "without_eot"), ROWS[row].published, strict=True))
     for name in ("with_eot", "without_eot"):
         own = found[name]
@@ -171,7 +181,8 @@ def test_rates_are_those_of_the_images(short, tmp_path, monkeypatch):
         experiment = Experiment(
             **NAMES, row="xie", scale="small", classifier=classifier(), source=source(), limit=12, votes=5, batch=batch
         )
-        runs.append({key: value for key, value in run_row(experiment, tmp_path).items() if key != "seconds"})
+        found = run_row(experiment, tmp_path / str(batch))
+        runs.append({key: value for key, value in found.items() if key not in ("seconds", "config_hash")})
     assert runs[0] == runs[1]
     assert runs[0]["plain_accuracy"] == 1
     assert runs[0]["with_eot"]["vote"] > 0.5 > runs[0]["without_eot"]["vote"]
@@ -191,26 +202,28 @@ def test_criteria():
         return torch.stack(rows)
 
     each = predictions(noisy, 30)
-    none = _broken("none of 30 fresh predictions is right", noisy, images, labels, ids, "auto")
+    none = broken("none of 30 fresh predictions is right", noisy, images, labels, ids, "auto")
     assert torch.equal(none, (each != labels).all(0))
-    one = _broken("one prediction is wrong", noisy, images, labels, ids, "auto")
+    one = broken("one prediction is wrong", noisy, images, labels, ids, "auto")
     assert torch.equal(one, each[0] != labels)
     assert none.sum() < one.sum()
 
     # Statistics that find any change of the second class's log-odds odd in images predicted as the first.
     mean, std = torch.zeros(3, 3).double(), torch.full((3, 3), 1e9).double()
     mean[0, 1], std[0, 1] = -1e9, 1.0
-    odds = DefendedClassifier(classifier(), Odds(statistics=OddsStatistics(mean, std, 0.1, 2)), seed=2)
+    odds = DefendedClassifier(
+        classifier(), Odds(statistics=OddsStatistics(mean[None], std[None], (Noise("normal", 0.1),), 2)), seed=2
+    )
     plain = odds.classifier(images).argmax(1)
-    found = _broken("wrong and not detected", odds, images, labels, ids, "auto")
+    found = broken("wrong and not detected", odds, images, labels, ids, "auto")
     assert torch.equal(found, (plain != labels) & (plain != 0))
     assert 0 < found.sum() < (plain != labels).sum()
-    assert _broken("wrong and not detected", odds, images[:0], labels[:0], ids[:0], "auto").tolist() == []
+    assert broken("wrong and not detected", odds, images[:0], labels[:0], ids[:0], "auto").tolist() == []
 
 
 def test_images_are_moved_towards_the_first_example_of_another_class():
     experiment = Experiment(**NAMES, row="roth", scale="small", classifier=classifier(), source=source(), batch=2)
-    labels, logits = _examples(experiment, list(experiment.source.items))
+    labels, logits = find_examples(experiment.classifier, experiment.load(list(experiment.source.items)))
     images = source().load(list(experiment.source.items)[:2], (8, 8))
     assert labels.tolist() == [0, 1]
     torch.testing.assert_close(logits, experiment.classifier(images))
@@ -230,6 +243,49 @@ def test_the_detector_is_calibrated_on_other_images():
     )
     with pytest.raises(InputError, match="lower --limit"):
         experiment.make_defense(list(experiment.source.items))
+
+
+def _without_times(folder, row):
+    """All that a row leaves, but its times and what a process writes while it runs."""
+    found = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name not in ("lock", "working", "batches.jsonl", "odds.safetensors")
+    }
+    for name in (f"table2-{row}.json", f"{row}/summary.json"):
+        found[name] = {key: value for key, value in json.loads(found[name]).items() if key != "seconds"}
+    return found
+
+
+@pytest.mark.parametrize("row", ["xie", "roth"])
+def test_a_row_that_was_killed_and_resumed_is_as_one_that_was_not(row, short, tmp_path):
+    given = NAMES | {"row": row, "scale": "small", "limit": 7, "votes": 3, "batch": 2, "source": source(14)}
+    experiment = Experiment(**given, classifier=classifier())
+    whole = run_row(experiment, tmp_path / "whole")
+
+    def killed(done, total):
+        raise KeyboardInterrupt
+
+    for turn in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run_row(experiment, tmp_path / "killed", killed, resume=turn > 0)
+    assert json.loads((tmp_path / "killed" / f"table2-{row}.json").read_text())["images"] == 6
+    # The line of a batch that a process died over, cut short.
+    with (tmp_path / "killed" / row / "images.jsonl").open("a") as file:
+        file.write('{"id": 1')
+    with pytest.raises(InputError, match="holds another run: choose another --out, or --resume"):
+        run_row(experiment, tmp_path / "killed")
+    seen = []
+    resumed = run_row(experiment, tmp_path / "killed", lambda done, total: seen.append((done, total)), resume=True)
+    assert seen == [(7, 7)]  # the others were kept
+    assert resumed | {"seconds": 0} == whole | {"seconds": 0}
+    assert _without_times(tmp_path / "killed", row) == _without_times(tmp_path / "whole", row)
+    if row == "roth":
+        kept, other = (OddsStatistics.load(tmp_path / name / row / "odds.safetensors") for name in ("killed", "whole"))
+        assert repr(kept) == repr(other)
+    for settings, first in (({"seed": 1}, "seed"), ({"votes": 4}, "votes"), ({"batch": 3}, "batch")):
+        with pytest.raises(InputError, match=f"differs first in {first}: there"):
+            run_row(Experiment(**(given | settings), classifier=classifier()), tmp_path / "killed", resume=True)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from cannonade.cli.reproduce.app import (
     Batch,
     Device,
     Restrict,
+    Resume,
     Rows,
     Scale,
     Seed,
@@ -17,6 +18,7 @@ from cannonade.cli.reproduce.app import (
     interval,
     percent,
     reproduce,
+    say,
 )
 
 
@@ -25,7 +27,7 @@ def table2(
     row: Annotated[str, typer.Option(help="guo, xie, dhillon, xiao or roth.")],
     model: Annotated[str, typer.Option(help="Classifier, best one trained for the row's defense.")],
     data: Annotated[str, typer.Option(help="ImageNet for guo and xie, CIFAR-10 for the others; see evaluate.")],
-    out: Annotated[Path, typer.Option(help="Folder for table2-ROW.json.")],
+    out: Annotated[Path, typer.Option(help="Folder for table2-ROW.json and the run directory ROW.")],
     weights: Weights = None,
     restrict: Restrict = False,
     scale: Scale = "full",
@@ -38,6 +40,7 @@ def table2(
     chunk: Rows = "auto",
     seed: Seed = 0,
     device: Device = "auto",
+    resume: Resume = False,
 ) -> None:
     """A row of Table 2: the original attack with EOT and the ablation without, by the row's own criterion and by our vote."""
     from cannonade.evaluation.subject import open_subject, parse_chunk
@@ -54,7 +57,11 @@ def table2(
         limit=limit, votes=votes, batch=batch, chunk=rows, seed=seed,
     )  # fmt: skip
     found = run_row(
-        experiment, out, lambda done, total: console.print(f"{done} of {total} images", style="dim", highlight=False)
+        experiment,
+        out,
+        lambda done, total: console.print(f"{done} of {total} images", style="dim", highlight=False),
+        resume=resume,
+        notice=say,
     )
     console.print(
         f"{found['title']}: {found['defense']}\n{found['images']} images, {percent(found['plain_accuracy'])} right without "
