@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
@@ -17,20 +16,17 @@ from cannonade.attacks.eot import EOT
 from cannonade.attacks.goals import Untargeted
 from cannonade.attacks.losses import LOSSES
 from cannonade.attacks.pgd import PGD
+from cannonade.bench.authors import Loop, check_same, steps_of, through_oracles
 from cannonade.bench.peers import Budget, torchattacks_eotpgd
 from cannonade.bench.subjects import random_network
 from cannonade.bench.timing import interleaved
-from cannonade.bench.transforms import oracle_steps, run_oracles
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_transform
 from cannonade.draws import Draws, Phase
-from cannonade.errors import InputError
-from cannonade.transforms.base import Transform
 from cannonade.voting import majority_vote
 
 SAMPLES, STEPS, VOTES = 16, 2, 8
-_AGREEMENT = 1e-3  # of the largest logit, between the plain network and the prepared one
 
 
 @dataclass(frozen=True)
@@ -78,14 +74,12 @@ class Sides:
         settings: dict[str, Any] = {"mean": source.mean, "std": source.std, "input_size": tuple(images.shape[2:])}
         self.bare = Classifier(source.module, **settings)
         self.plain = Classifier(source.module, fold_batch_norm=False, channels_last=False, **settings)
-        self.trainable = source.module.eval()
-        self._mean, self._std = (torch.tensor(values).view(3, 1, 1) for values in (source.mean, source.std))
+        self.loop = Loop(source)
         self.images, self.rounds = images, rounds
         with torch.no_grad():
-            ours, theirs, own = self.bare(images), self.plain(images), torch.cat([*map(self._logits, images)])
+            ours, theirs, own = self.bare(images), self.plain(images), torch.cat([*map(self.loop.logits, images)])
         for other in (theirs, own):
-            if (ours - other).abs().max() > _AGREEMENT * ours.abs().max():
-                raise InputError(f"both sides must be the same network, their logits differ for {model}")
+            check_same(ours, other)
         self.labels = ours.argmax(1)
 
     def compare(self, defense: str) -> Iterator[Row]:
@@ -144,19 +138,19 @@ class Sides:
         part = build_transform(defense)
         defended, ids = DefendedClassifier(self.bare, part), torch.arange(len(self.images))
         draws = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
-        steps = _oracle_steps(part, draws, self.images)
+        steps = steps_of(part, draws, self.images)
         eot, goal = EOT(chunk=len(ids)), Untargeted(self.labels)
 
         def gradient() -> None:
             for image, label, own in zip(self.images, self.labels, steps, strict=True):
-                leaf = _through_oracles(image, own).requires_grad_()
-                cross_entropy(self._logits(leaf), label[None]).backward()
-            self.trainable.zero_grad()
+                leaf = through_oracles(image, own).requires_grad_()
+                cross_entropy(self.loop.logits(leaf), label[None]).backward()
+            self.loop.network.zero_grad()
 
         @torch.no_grad()
         def predict() -> None:
             for image, own in zip(self.images, steps, strict=True):
-                self._logits(_through_oracles(image, own))
+                self.loop.logits(through_oracles(image, own))
 
         loss = LOSSES["cross_entropy"]
         yield self._row(
@@ -174,10 +168,6 @@ class Sides:
             len(ids),
         )
 
-    def _logits(self, image: Tensor) -> Tensor:
-        logits: Tensor = self.trainable(((image - self._mean) / self._std)[None])
-        return logits
-
     def _row(
         self, what: str, defense: str, ours: Callable[[], object], theirs: Callable[[], object], count: int
     ) -> Row:
@@ -187,13 +177,3 @@ class Sides:
             for timing in timed.values()
         )
         return Row(what, defense, mine, own, other, foreign)
-
-
-def _oracle_steps(defense: Transform, draws: Draws, images: Tensor) -> list[list[tuple[str, dict[str, Any]]]]:
-    params = defense.sample(draws, images.shape)
-    return [oracle_steps(defense, params, row, images.shape) for row in range(len(images))]
-
-
-def _through_oracles(image: Tensor, steps: list[tuple[str, dict[str, Any]]]) -> Tensor:
-    array = run_oracles(image.permute(1, 2, 0).double().numpy(), steps)
-    return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1).float()

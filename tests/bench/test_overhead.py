@@ -7,7 +7,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from cannonade.bench import overhead
+from cannonade.bench import authors, overhead
+from cannonade.bench.authors import Loop
 from cannonade.bench.overhead import SAMPLES, STEPS, VOTES, Sides
 from cannonade.bench.timing import Timing
 from cannonade.cli import app
@@ -54,25 +55,25 @@ def test_both_sides_take_the_same_gradients_and_forwards(counted):
 
 def test_the_authors_manner_goes_through_the_oracles_and_all_weights(counted, monkeypatch):
     sides, _ = counted
-    seen, run = [], overhead.run_oracles
+    seen, run = [], authors.run_oracles
 
     def watching(image, steps):
         seen.append([name for name, _ in steps])
         return run(image, steps)
 
-    monkeypatch.setattr(overhead, "run_oracles", watching)
+    monkeypatch.setattr(authors, "run_oracles", watching)
     taken = []
-    for weight in sides.trainable.parameters():
+    for weight in sides.loop.network.parameters():
         weight.register_hook(lambda gradient: taken.append(float(gradient.abs().sum())))
     first, second = sides.against_authors("bart_gao(k=2)")
     assert (first.what, second.what) == ("gradient, authors' manner", "prediction, authors' manner")
     assert [len(steps) for steps in seen] == [2] * 6
     assert seen[:3] == seen[3:]
-    assert len(taken) == 3 * len(list(sides.trainable.parameters()))
+    assert len(taken) == 3 * len(list(sides.loop.network.parameters()))
 
 
 def test_other_networks_are_not_compared(monkeypatch):
-    monkeypatch.setattr(Sides, "_logits", lambda self, image: self.trainable(image[None]))
+    monkeypatch.setattr(Loop, "logits", lambda self, image: self.network(image[None]))
     with pytest.raises(InputError, match="must be the same network"):
         Sides("resnet_tiny(width=4)", torch.rand(2, 3, 32, 32), 1)
 
