@@ -19,7 +19,7 @@ def calibrate(
     noise: Annotated[
         list[str] | None,
         typer.Option(
-            help="n (normal), u (uniform) or s (signs) with its scale in units of [0, 1]; several times. n30/255."
+            help="n (normal), u (uniform) or s (signs) and a scale in units of [0, 1]; several times; or n30/255."
         ),
     ] = None,
     draws: Annotated[int, typer.Option(help="Draws of each noise for an image.")] = 256,

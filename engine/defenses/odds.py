@@ -21,7 +21,6 @@ from cannonade.spec import parse_number
 _FEWEST = 3  # images of a class that its statistics take; with fewer its predictions are never doubted
 _MOST_DRAWS = 4032  # places of `numbered_stream`
 
-
 Kind = Literal["normal", "uniform", "sign"]
 _LETTERS: dict[str, Kind] = {"n": "normal", "u": "uniform", "s": "sign"}
 

@@ -212,7 +212,7 @@ def write_study(study: Study, points: Sequence[Point], name: str, out: Path) -> 
     ]  # fmt: skip
     directory = RunDirectory(out)
     content = {
-        "title": study.title, "unlike the original": changes_of(name, study), "points": rows,
+        "title": study.title, "changes": changes_of(name, study), "points": rows,
         "gains": [gain.as_json() for gain in gains(points)],
     }  # fmt: skip
     panels = list(dict.fromkeys((point.defense, point.goal) for point in points))

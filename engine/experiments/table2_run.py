@@ -20,7 +20,7 @@ from cannonade.defenses import Defense, build_defense
 from cannonade.defenses.odds import Odds, OddsStatistics, calibrate_odds
 from cannonade.errors import InputError
 from cannonade.evaluation.plan import config_hash, weights_checksum
-from cannonade.evaluation.recipe import attack_calls, samples_of, with_chunk
+from cannonade.evaluation.recipe import attack_calls, with_chunk
 from cannonade.evaluation.run import FORMAT, check_same
 from cannonade.evaluation.run_directory import Finished, RunDirectory, checksum_of
 from cannonade.evaluation.statistics import rate
@@ -233,7 +233,7 @@ def _begin(
 ) -> dict[str, Any]:
     """Measure what a row decides once, and write it down; returns the content of `run.json`."""
     first, _, _ = next(experiment.load(batch[:1]))
-    draws = max(experiment.own_votes, *(samples_of(getattr(experiment.setting, name)) for name in ATTACKS))
+    draws = max(experiment.own_votes, *(getattr(experiment.setting, name).gradient.queries for name in ATTACKS))
     header = {
         "format": FORMAT,
         "configuration": configuration,

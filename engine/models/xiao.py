@@ -25,8 +25,8 @@ def xiao_resnet18(weights: Path | None = None, num_classes: int | None = None) -
     """
     if weights is None:
         raise InputError(
-            "xiao_resnet18 must be given weights=FILE (--weights FILE), from the models published with "
-            "github.com/wielandbrendel/adaptive_attacks_paper"
+            "xiao_resnet18 must be given weights=FILE (--weights FILE): those that 01_kwta of "
+            "github.com/wielandbrendel/adaptive_attacks_paper loads, or what `cannonade finetune --scratch` makes"
         )
     state = {
         re.sub(r"^layer([1-4])", lambda found: f"stages.{int(found[1]) - 1}", key): value

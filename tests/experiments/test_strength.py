@@ -166,7 +166,7 @@ def test_command(toy, tmp_path, monkeypatch, capsys):
     study = replace(SMALL, goals=("targeted",), published={("smoothing(sigma=0.2)", "targeted", 6, 1): 0.5})
     monkeypatch.setitem(strength.STUDIES["table1"], "small", study)
     words = ["--model", toy["model"], "--data", toy["data"], "--scale", "small", "--batch", "6"]
-    words += ["--strength", "6x1", "--strength", "3x2", "--step-size", "4/255", "--votes", "7"]
+    words += ["--strength", "6x1", "--strength", "3x2", "--step-size", "4/255", "--votes", "7", "--limit", "40"]
     argv = ["cannonade", "reproduce", "table1", *words, "--device", "cpu", "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", argv)
     with pytest.raises(SystemExit) as stop:
@@ -178,9 +178,10 @@ def test_command(toy, tmp_path, monkeypatch, capsys):
     assert "k·m = 6: EOT-2" in printed
     assert "equivalent within 5 points: no, 90 % interval [" in printed
     assert "unlike the original: k x m 6x1, 3x2, not k x m 10x5, 50x1\n" in printed
+    assert "unlike the original: 12 images, not 1000 images\n" in printed  # there are no 40
     assert "unlike the original: 7 votes, not 500 votes\n" in printed
     content = json.loads((tmp_path / "out" / "table1.json").read_text())
     assert len(content["points"]) == 2
     assert len(content["gains"]) == 1
-    assert "step sizes 4/255, not step sizes 1/255, 2/255" in content["unlike the original"]
+    assert "step sizes 4/255, not step sizes 1/255, 2/255" in content["changes"]
     assert (tmp_path / "out" / "table1.svg").stat().st_size > 10_000

@@ -155,6 +155,9 @@ def test_the_command(row, short, tmp_path, monkeypatch):
     assert ("which was asked for" in ran.output) == (row == "xiao")
     found = json.loads((tmp_path / "out" / f"table2-{row}.json").read_text())
     assert found["images"] == 5
+    header = json.loads((tmp_path / "out" / row / "run.json").read_text())
+    queries = ROWS[row].settings["small"].with_eot.gradient.queries
+    assert header["resolved_chunk"] == 3 * max(3, queries)  # all of a step in one pass, where they fit
     again = CliRunner().invoke(app, [*words, "--resume"])
     assert again.exit_code == 0, again.output
     assert again.output == ran.output.replace("3 of 5 images\n5 of 5 images\n", "")

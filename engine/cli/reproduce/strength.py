@@ -79,6 +79,7 @@ def _register(name: str, what: str) -> None:
             [cell.settings for cell in cells], model=model, weights=weights, data=data, limit=found.limit, batch=batch,
             chunk=chunk, device=device, restrict=restrict, stop=stop,
         )  # fmt: skip
+        found = with_own(found, limit=len(plans[0].source))  # the data may have fewer
         by_cell = dict(zip(cells, plans, strict=True))
         run_cells(by_cell, out, "resume" if resume else "new", Limits())
         points = best_points(found, by_cell, out)

@@ -77,14 +77,15 @@ def _register(name: str, what: str) -> None:
         size = with_own(SCALES[scale], steps=steps, samples=samples, votes=votes, eps=eps, limit=limit)
         cells = cells_of(found, size, list(tuned), target=target, seed=seed)
 
-        def evaluate_all(weights: Path, own: "list[Cell]", place: Path) -> None:
+        def evaluate_all(weights: Path, own: "list[Cell]", place: Path) -> int:
             plans = assemble(
                 [cell.settings for cell in own], model=model, weights=weights, data=data, limit=size.limit,
                 batch=batch, chunk=chunk, device=device, stop=stop,
             )  # fmt: skip
             run_cells(dict(zip(own, plans, strict=True)), place, "resume" if resume else "new", Limits())
+            return len(plans[0].source)
 
-        evaluate_all(before, cells, out / "before")
+        images = evaluate_all(before, cells, out / "before")
         places = {value: out / f"after-{value}" for value in tuned}
         for value, weights in tuned.items():
             evaluate_all(weights, [cell for cell in cells if dict(cell.choices)["value"] == value], places[value])
@@ -104,7 +105,7 @@ def _register(name: str, what: str) -> None:
                 f"  broken before alone {change.only_before}, after alone {change.only_after} of {change.pairs} attacked "
                 f"at both, p = {change.p:.2g}"
             )
-        unlike = (*size.changes, *ALWAYS)
+        unlike = (*with_own(size, limit=images).changes, *ALWAYS)  # the data may have fewer than the limit
         for text in unlike:
             say(f"unlike the original: {text}")
         for path in write_tradeoff(name, changes, unlike, out):
