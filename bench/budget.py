@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cannonade.bench.audit import PIXELS, cases, model_gradient_microseconds, predicted
 from cannonade.bench.fake_gpu import FAKE_GPU, Launched, fake_gpu
-from cannonade.defenses.bart import GROUPS
+from cannonade.defenses.bart import BaRT
 from cannonade.draws import Draws, Phase
 from cannonade.kernels.backend import carry
 from cannonade.kernels.device.case import Case
@@ -67,10 +67,10 @@ def model_microseconds() -> float:
 
 def costs() -> list[Cost]:
     """Every transform of BaRT, in the order of its groups."""
+    program = BaRT(k=_STEPS)
     return [
-        Cost(member.name, _STEPS / len(GROUPS) / len(group), _microseconds(member))
-        for group in GROUPS
-        for member in (kind() for kind in group)
+        Cost(member.name, probability, _microseconds(member))
+        for member, probability in zip(program.members, program.probabilities, strict=True)
     ]
 
 

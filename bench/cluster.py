@@ -132,8 +132,8 @@ def measure_costs(cluster: Cluster, folder: Path | None = None, repetitions: int
             for number in range(repetitions):
                 records, finished = _batch(directory, cluster, number, images)
                 finish.append(_seconds(partial(directory.finish_batch, finished, records)))
-                directory._finished()
-                look.append(_seconds(directory._finished))
+                directory.finished_numbers()
+                look.append(_seconds(directory.finished_numbers))
                 claim.append(_seconds(partial(_try, directory, number)))
             ids = [list(range(number * cluster.batch, (number + 1) * cluster.batch)) for number in range(repetitions)]
             check = _seconds(lambda: directory.read_sound(ids)) / repetitions
@@ -234,7 +234,7 @@ def _batch(
 
 
 def _try(directory: RunDirectory, number: int) -> None:
-    with directory._claim(number):
+    with directory.claim(number):
         pass
 
 

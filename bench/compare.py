@@ -14,7 +14,7 @@ class Change:
     """One figure in both files.
 
     Attributes:
-        row: what it is of: everything of its row that is no measurement.
+        row: what it is of: everything of its row that is no measurement, after what its table stands under.
         figure: its name.
         first, second: its values.
     """
@@ -78,12 +78,12 @@ def compare(first: Path, second: Path) -> Comparison:
 
 def _rows(content: Any) -> Iterator[tuple[str, dict[str, float]]]:
     """Every row of every table in a file: its name and its figures."""
-    for _, rows in tables(content):
+    for path, rows in tables(content):
         for row in rows:
             figures = dict(_numbers(row))
-            name = ", ".join(f"{key}={value}" for key, value in row.items() if isinstance(value, str | bool | int))
+            words = (f"{key}={value}" for key, value in row.items() if isinstance(value, str | bool | int))
             if figures:
-                yield name, figures
+                yield ", ".join((*path[:-1], *words)), figures
 
 
 def _numbers(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:

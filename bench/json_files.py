@@ -20,12 +20,13 @@ def read(path: Path) -> Any:
         raise InputError(f"a bench's JSON file must be readable, {path} is not: {error}") from error
 
 
-def tables(content: Any) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Every table of a file, with its name: the lists of objects, or the file itself where it is one, without a name."""
-    for name, table in content.items() if isinstance(content, dict) else [("", content)]:
-        rows = [row for row in table if isinstance(row, dict)] if isinstance(table, list) else []
-        if rows:
-            yield name, rows
+def tables(content: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], list[dict[str, Any]]]]:
+    """Every table of a file, with the names that lead to it: the lists of objects, or the file itself where it is one."""
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from tables(value, (*path, name))
+    elif isinstance(content, list) and (rows := [row for row in content if isinstance(row, dict)]):
+        yield path, rows
 
 
 def settings(content: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

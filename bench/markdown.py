@@ -27,9 +27,9 @@ def as_markdown(content: Any) -> str:
     beside = [entry for entry in settings(content) if not entry[0].startswith(_HARDWARE)]
     parts = [sentences(beside)] if beside else []
     found = list(tables(content))
-    for name, rows in found:
+    for path, rows in found:
         if len(found) > 1:
-            parts.append(f"**{_text(name)}**")
+            parts.append(f"**{_text(', '.join(path))}**")
         parts.append(table(rows))
     return "\n\n".join(parts)
 

@@ -4,8 +4,8 @@ Speed does not depend on what a network has learned, so weights are random. "Bar
 folded, channels_last, without any defense: its own gradient is the floor that nothing can pass.
 """
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -20,13 +20,18 @@ from cannonade.bench.authors import Loop, check_same, steps_of, through_oracles
 from cannonade.bench.peers import Budget, torchattacks_eotpgd
 from cannonade.bench.subjects import random_network
 from cannonade.bench.timing import interleaved
+from cannonade.bench.transforms import gradient_of
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_transform
+from cannonade.defenses.bart import BaRT
 from cannonade.draws import Draws, Phase
+from cannonade.errors import InputError
+from cannonade.transforms.base import Transform
 from cannonade.voting import majority_vote
 
 SAMPLES, STEPS, VOTES = 16, 2, 8
+PARTS = "program alone with gradient, beside Σ p·ms of its parts"
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,8 @@ class Row:
     Attributes:
         what: was done.
         defense: its call.
-        ours, theirs: milliseconds of one gradient or prediction, medians over the rounds.
+        ours, theirs: milliseconds of one gradient or prediction, medians over the rounds; in `PARTS` of a program alone, and
+            Σ p·ms of its transforms.
         ours_quartiles, theirs_quartiles: the first and the third.
     """
 
@@ -89,6 +95,27 @@ class Sides:
             ours, bare = self.defended_gradient(defense, samples), self.bare_gradient(samples)
             yield self._row(f"gradient, m = {samples}", defense, ours, bare, count * samples)
         yield self._row("prediction of a vote", defense, self.vote(defense), self.forwards, count * VOTES)
+
+    def beside_parts(self, defense: str) -> Row:
+        """A program of transforms alone, with gradient, against the sum of its transforms: their probability times their cost.
+
+        Each of them is timed on the whole batch, in the same run; the sum's quartiles are the sums of theirs.
+
+        Raises:
+            InputError: the defense is no program.
+        """
+        program = build_transform(defense)
+        if not isinstance(program, BaRT):
+            raise InputError(f"a program must be bart or bart_gao, got {defense}")
+        parts: Iterable[Transform] = program.members
+        if program.backward == "identity":
+            parts = [replace(member, backward="identity") for member in parts]
+        cases = {str(place): gradient_of(part, self.images) for place, part in enumerate(parts)}
+        timed = interleaved({"program": gradient_of(program, self.images), **cases}, self.rounds)
+        whole, *each = ((timing.median, *timing.quartiles) for timing in timed.values())
+        sums = [sum(share * own[at] for share, own in zip(program.probabilities, each, strict=True)) for at in range(3)]
+        ours, theirs = ([1000 * value / len(self.images) for value in values] for values in (whole, sums))
+        return Row(PARTS, defense, ours[0], (ours[1], ours[2]), theirs[0], (theirs[1], theirs[2]))
 
     def defended_gradient(self, defense: str, samples: int) -> Callable[[], object]:
         """EOT of m draws, a pass for each."""

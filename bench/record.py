@@ -52,7 +52,7 @@ PLAN = (
         "Milliseconds of a gradient or vote of the whole batch, MiB by which peak memory grows, and lines through the times.",
         quick=_words(
             "--batch 2 --rounds 1 --threads 1 --points samples=1,4 --points votes=1,8 --points side=32,64 "
-            "--points batch=1,4 --points k=1,6 --points classes=10,1000"
+            "--points batch=1,4 --points k=1,10 --points classes=10,1000"
         ),
     ),
     Bench(

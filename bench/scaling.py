@@ -58,7 +58,7 @@ AXES: dict[str, Axis] = {
     "votes": Axis((1, 2, 5, 10, 20, 50, 100, 200, 500), "n, predictions of a vote", measured="vote"),
     "side": Axis((32, 64, 128, 224, 320, 448), "pixels of an image", power=2),
     "batch": Axis((1, 2, 4, 8, 16, 32, 64), "images of a batch"),
-    "k": Axis((1, 2, 3, 4, 5, 6), "κ, transforms of an image"),
+    "k": Axis((1, 2, 3, 4, 5, 6, 7, 8, 9, 10), "κ, transforms of an image"),
     "classes": Axis((2, 10, 100, 1_000, 10_000), "classes"),
 }
 
@@ -71,7 +71,7 @@ class Settings:
         model: with random weights, on all axes but `side`.
         side_model: on that one; it must take images of any side.
         defense: on all axes but `k`.
-        program: on that one, with its own k: bart_gao, or bart.
+        program: on that one, with its own k: bart, which has ten groups to draw from, or bart_gao, which has six transforms.
         data: where the images are from.
         samples: m.
         votes: n.
@@ -85,7 +85,7 @@ class Settings:
     model: str = "cifar_resnet20"
     side_model: str = "resnet18"
     defense: str = "rotation(degrees=90)"
-    program: str = "bart_gao"
+    program: str = "bart"
     data: str = "samples"
     samples: int = 1
     votes: int = 1

@@ -19,7 +19,7 @@ from torch import Tensor
 from cannonade.bench.oracles import Image, find
 from cannonade.bench.parity import Parity, noisy, parity
 from cannonade.bench.timing import interleaved, peak_growth
-from cannonade.defenses.bart import GROUPS, BaRT, BartGao
+from cannonade.defenses.bart import BaRT, BartGao
 from cannonade.draws import Draws, Phase
 from cannonade.kernels import native
 from cannonade.transforms import Transform
@@ -100,11 +100,7 @@ def _measure(
     ids = torch.arange(len(images))
     streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
     tasks = list(_tasks(transform, transform.sample(streams, images.shape), images))
-    weights = torch.ones_like(images)
-
-    def backward() -> None:
-        leaf = images.detach().requires_grad_()
-        torch.autograd.grad(transform(leaf, streams), leaf, weights)
+    backward = gradient_of(transform, images)
 
     def forward() -> None:
         with torch.no_grad():
@@ -143,6 +139,19 @@ def _measure(
     )
 
 
+def gradient_of(transform: Transform, images: Tensor) -> Callable[[], None]:
+    """What draws a transform for each image [N, 3, H, W], applies it, and goes back with a gradient of ones."""
+    ids = torch.arange(len(images))
+    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
+    weights = torch.ones_like(images)
+
+    def work() -> None:
+        leaf = images.detach().requires_grad_()
+        torch.autograd.grad(transform(leaf, streams), leaf, weights)
+
+    return work
+
+
 @contextmanager
 def without_native_code() -> Iterator[None]:
     """As if the package had been installed without a compiler."""
@@ -157,13 +166,12 @@ def without_native_code() -> Iterator[None]:
 def expected_cost(rows: Iterable[Row], k: int = 5) -> tuple[float, float] | None:
     """What BaRT(k) costs by the sum of its parts, Σ p·ms an image, forward and with the gradient.
 
-    Its k groups are drawn without replacement and a member of each, so that p = k / 10 / (size of the group).
-
     Returns:
         None where a part was not measured.
     """
     measured = {row.name: row for row in rows}
-    shares = {kind.name: k / len(GROUPS) / len(group) for group in GROUPS for kind in group}
+    program = BaRT(k=k)
+    shares = {member.name: share for member, share in zip(program.members, program.probabilities, strict=True)}
     if not shares.keys() <= measured.keys():
         return None
     forward, backward = (

@@ -119,6 +119,13 @@ class BaRT(Transform):
         return list(grouped.values())
 
     @cached_property
+    def probabilities(self) -> tuple[float, ...]:
+        """Of each of `members`, that it is one of an image's program: they add up to k, or to k/2 with `random_k`."""
+        length = self.k / 2 if self.random_k else self.k
+        shares = {position: length / len(self._groups) / len(group) for group in self._groups for position in group}
+        return tuple(shares[position] for position in range(len(self.members)))
+
+    @cached_property
     def _serial(self) -> set[int]:
         """Positions in `members` of transforms whose cost hardly depends on the number of images."""
         return {position for position, member in enumerate(self.members) if isinstance(member, _SERIAL)}

@@ -182,10 +182,10 @@ class RunDirectory:
                     yield number
                     idle = False
                     continue
-                if number in self._finished():
+                if number in self.finished_numbers():
                     continue
-                with self._claim(number) as own:
-                    if own and number not in self._finished():
+                with self.claim(number) as own:
+                    if own and number not in self.finished_numbers():
                         yield number
                         idle = False
                     refused = 0 if own else refused + 1
@@ -197,7 +197,7 @@ class RunDirectory:
 
     def _open(self, numbers: Sequence[int]) -> list[int]:
         """Those of the batches that are not finished."""
-        finished = self._finished()
+        finished = self.finished_numbers()
         return [number for number in numbers if number not in finished]
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
@@ -284,7 +284,7 @@ class RunDirectory:
         for number, ids in enumerate(batches):
             finished, records = known.get(number, (None, []))
             if finished is None:
-                if number in self._finished():
+                if number in self.finished_numbers():
                     damaged.append(f"batch {number}: its lines")
                 continue
             self.chunks[number] = finished.chunk
@@ -354,7 +354,7 @@ class RunDirectory:
         path = self.path / name
         return _objects(path.read_bytes() if path.is_file() else b"")
 
-    def _finished(self) -> set[int]:
+    def finished_numbers(self) -> set[int]:
         """Numbers of the finished batches; of a file that only grew since the last look, what is new is read."""
         try:
             file = (self.path / "batches.jsonl").open("rb")
@@ -386,7 +386,7 @@ class RunDirectory:
             fcntl.flock(self._gate, fcntl.LOCK_UN)
 
     @contextmanager
-    def _claim(self, number: int) -> Iterator[bool]:
+    def claim(self, number: int) -> Iterator[bool]:
         """Whether a batch is this process's to do, for as long as the context lasts."""
         folder = self.path / "claims"
         folder.mkdir(exist_ok=True)

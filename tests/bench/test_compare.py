@@ -38,6 +38,20 @@ def test_rows_are_matched(files):
     assert found.context == [("batch", 16, 32)]
 
 
+def test_rows_of_nested_tables_are_told_apart_by_what_they_stand_under(tmp_path):
+    """As `bench frameworks` writes them: the same rows for each defense."""
+    for name, factor in (("a.json", 1.0), ("b.json", 3.0)):
+        content = {
+            call: {"images": 5, "rows": [{"framework": "ART", "seconds": factor * seconds}]}
+            for call, seconds in (("swirl", 1.0), ("bart(k=3)", 2.0))
+        }
+        (tmp_path / name).write_text(json.dumps({"votes": 10} | content))
+    found = compare(tmp_path / "a.json", tmp_path / "b.json")
+    assert [(change.row, change.figure, change.first, change.ratio) for change in found.changes] == [
+        ("swirl, framework=ART", "seconds", 1.0, 3.0), ("bart(k=3), framework=ART", "seconds", 2.0, 3.0),
+    ]  # fmt: skip
+
+
 def test_command(files):
     ran = CliRunner().invoke(app, ["bench", "compare", *map(str, files)])
     assert ran.exit_code == 0, ran.output

@@ -33,4 +33,9 @@ def test_a_file_is_its_settings_and_its_tables():
     assert as_markdown(content).split("\n\n") == [
         "batch 4", "**first**", "| a |\n| --- |\n| 1 |", "**second**", "| b |\n| --- |\n| 2 |",
     ]  # fmt: skip
+    nested = {"swirl(x=0.5)": {"images": 7, "rows": [{"a": 1}], "pairs": [{"b": 2}]}}
+    assert as_markdown(nested).split("\n\n") == [
+        "swirl(x=0.5).images 7", "**swirl(x=0.5), rows**", "| a |\n| --- |\n| 1 |",
+        "**swirl(x=0.5), pairs**", "| b |\n| --- |\n| 2 |",
+    ]  # fmt: skip
     assert as_markdown([{"a": 1.0}]) == "| a |\n| --- |\n| 1 |"

@@ -72,6 +72,32 @@ def test_the_authors_manner_goes_through_the_oracles_and_all_weights(counted, mo
     assert len(taken) == 3 * len(list(sides.loop.network.parameters()))
 
 
+def test_a_program_stands_beside_the_sum_of_its_parts(counted, monkeypatch):
+    sides, _ = counted
+
+    def timed(cases, rounds):
+        for case in cases.values():
+            case()
+        return {name: Timing(0.3 * place, (0.3, 0.6 * place)) for place, name in enumerate(cases, 1)}
+
+    monkeypatch.setattr(overhead, "interleaved", timed)
+    row = sides.beside_parts("bart(k=2, transforms=('swirl', 'hsv_shift', 'lab_shift', 'jpeg_noise'))")
+    # Three images; three groups, of which two are drawn, the second with two members.
+    assert (row.ours, *row.ours_quartiles) == pytest.approx((100, 100, 200))
+    assert row.theirs == pytest.approx(2 / 3 * (200 + 300 / 2 + 400 / 2 + 500))
+    assert row.theirs_quartiles == pytest.approx((2 / 3 * 300, 2 * row.theirs))
+    with pytest.raises(InputError, match="must be bart or bart_gao"):
+        sides.beside_parts("smoothing")
+
+
+def test_the_parts_of_a_program_without_gradient_have_none(counted, monkeypatch):
+    sides, _ = counted
+    seen = []
+    monkeypatch.setattr(overhead, "gradient_of", lambda part, images: seen.append(part.backward) or (lambda: None))
+    sides.beside_parts("bart_gao(k=2)")
+    assert seen == ["identity"] * 3
+
+
 def test_other_networks_are_not_compared(monkeypatch):
     monkeypatch.setattr(Loop, "logits", lambda self, image: self.network(image[None]))
     with pytest.raises(InputError, match="must be the same network"):
@@ -84,5 +110,6 @@ def test_command(tmp_path):
     ran = CliRunner().invoke(app, ["bench", "overhead", *arguments, "--defense", "bart_gao(k=2)", "--out", str(out)])
     assert ran.exit_code == 0, ran.output
     rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 6
+    assert len(rows) == 7
+    assert "Σ p·ms" in ran.output
     assert all(row["ratio"] == pytest.approx(row["ours"] / row["theirs"]) for row in rows)

@@ -37,6 +37,22 @@ def test_there_are_25_in_10_groups():
     assert len({type(member) for member in BaRT().members}) == 25
 
 
+@pytest.mark.parametrize(
+    "bart",
+    [
+        BaRT(k=3),
+        BaRT(k=4, random_k=True),
+        BartGao(k=2),
+        BaRT(k=2, transforms=("swirl", "hsv_shift", "lab_shift", "jpeg_noise")),
+    ],
+)
+def test_probabilities_are_how_often_members_are_drawn(bart):
+    steps = bart.sample(draws_for(4000), SHAPE)["steps"]
+    for member, probability in enumerate(bart.probabilities):
+        seen = int((steps == member).sum())
+        assert abs(seen - 4000 * probability) <= 5 * (4000 * probability * (1 - probability)) ** 0.5
+
+
 def test_choice_and_order_are_uniform():
     """χ² of each position's group (10) and, within group 10, of the member (7), at false alarm 1e-4 each."""
     bart = BaRT(k=5)

@@ -354,9 +354,9 @@ def test_only_new_lines_are_read(tmp_path, whole):
     directory = RunDirectory(out)
     lines = (out / "batches.jsonl").read_text().splitlines(keepends=True)
     (out / "batches.jsonl").write_text(lines[0] + lines[1][:30])
-    assert directory._finished() == {0}
+    assert directory.finished_numbers() == {0}
     with (out / "batches.jsonl").open("a") as file:
         file.write(lines[1][30:] + lines[2])
-    assert directory._finished() == {0, 1, 2}
+    assert directory.finished_numbers() == {0, 1, 2}
     (out / "batches.jsonl").write_text(lines[5])
-    assert directory._finished() == {5}
+    assert directory.finished_numbers() == {5}

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from cannonade.cli.app import console
 from cannonade.cli.bench.app import bench, save
@@ -30,10 +31,21 @@ def overhead(
 
     images = photos(data, batch, side)
     found: list[tuple[str, Row]] = []
+    notes: list[str] = []
     for name in model or ["efficientnet_lite0"]:
         sides = Sides(name, images, rounds)
         for call in defense or ["smoothing", "rotation", "bart_gao(k=6)", "bart(k=5)"]:
-            found += [(name, row) for row in sides.compare(call)]
+            compared = list(sides.compare(call))
+            found += [(name, row) for row in compared]
+            if call.startswith("bart"):
+                parts = sides.beside_parts(call)
+                found.append((name, parts))
+                gradient = compared[0]
+                notes.append(
+                    f"{name}, {call}: Σ p·ms = {parts.theirs:.3g} ms of its parts with gradient, {parts.ours:.3g} measured; "
+                    f"over the bare gradient's {gradient.theirs:.3g} ms that is {1 + parts.theirs / gradient.theirs:.2f}×, "
+                    f"measured {gradient.ratio:.2f}×"
+                )
             if peers:
                 found.append((name, sides.against_torchattacks(call)))
                 if call.startswith("bart"):
@@ -46,6 +58,8 @@ def overhead(
         table.add_row(
             name, row.defense, row.what, f"{row.ours:.3g}", low, f"{row.theirs:.3g}", high, f"{row.ratio:.2f}"
         )
-    console.print(table)
+    Console(width=170).print(table)  # a table of figures is of no use folded
+    for note in notes:
+        console.print(note, highlight=False, soft_wrap=True)
     rows = [{"model": name} | row.as_json() for name, row in found]
     save(out, {"batch": batch, "side": side, "rows": rows})

@@ -24,9 +24,7 @@ def scaling(
     ),
     side_model: Annotated[str, typer.Option(help="Classifier on the axis side.")] = "resnet18",
     defense: Annotated[str, typer.Option(help="On all axes but k.")] = "rotation(degrees=90)",
-    program: Annotated[str, typer.Option(help="On the axis k: bart_gao, with k to 6, or bart, with k to 10.")] = (
-        "bart_gao"
-    ),
+    program: Annotated[str, typer.Option(help="On the axis k: bart, or bart_gao with --points to k=6.")] = "bart",
     data: Annotated[str, typer.Option(help="Images, such as 'samples'.")] = "samples",
     samples: Annotated[int, typer.Option(help="m on the other axes.")] = 1,
     side: Annotated[int, typer.Option(help="Of the images, on the other axes.")] = 32,
