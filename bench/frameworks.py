@@ -102,7 +102,14 @@ def pairs(rows: Sequence[Row]) -> Iterator[Pair]:
 
 
 def measure(
-    defended: DefendedClassifier, images: Tensor, labels: Tensor, budget: Budget, *, votes: int, batch: int = 20
+    defended: DefendedClassifier,
+    images: Tensor,
+    labels: Tensor,
+    budget: Budget,
+    *,
+    votes: int,
+    batch: int = 20,
+    adapters: bool = True,
 ) -> Iterator[Row]:
     """Attack with everything and judge.
 
@@ -113,6 +120,7 @@ def measure(
         budget: of every attack.
         votes: n, of the final vote.
         batch: images that an attack gets at once.
+        adapters: also ours, called as theirs; without, only what `pairs` compares.
     """
 
     def row(framework: str, direction: str, what: str, attack: Callable[[Tensor, Tensor], Tensor]) -> Row:
@@ -135,7 +143,7 @@ def measure(
             yield row(name, "theirs", f"{what}, its loop of {m}", _with(peer, plain, budget))
         yield row(name, "theirs", f"{what}, {m} in one pass", _with(peer, averaging, once))
     attack = PGD(eps=budget.eps, steps=budget.steps, step_size=budget.step_size, gradient=EOT(samples=m))
-    for name, ours in OURS.items():
+    for name, ours in OURS.items() if adapters else ():
         what = f"APGD, EOT({m})" if name == "AutoAttack" else f"PGD, EOT({m})"
         yield row(name, "ours", what, _with(ours, defended, attack))
 

@@ -36,6 +36,8 @@ def test_every_framework_in_both_directions():
         assert row.success > 0.5 * direct.success, row
         if row.direction == "ours" and row.framework != "AutoAttack":
             assert (row.success, row.lucky) == (direct.success, direct.lucky), row
+    theirs = measure(defended, images, labels, BUDGET, votes=1, batch=40, adapters=False)
+    assert [row.framework for row in theirs] == [row.framework for row in rows if row.direction == "theirs"]
     with pytest.raises(ValueError, match="averages no draws"):
         secml_torch_pgd(defended, images, labels, BUDGET)
 

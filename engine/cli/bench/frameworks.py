@@ -28,6 +28,7 @@ def frameworks(
     limit: Annotated[int, typer.Option(help="Images read; those the vote gets right are attacked.")] = 20,
     restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
     batch: Annotated[int, typer.Option(help="Images that an attack gets at once.")] = 20,
+    adapters: Annotated[bool, typer.Option(help="Also our attacks called as theirs.")] = True,
     seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
@@ -60,7 +61,9 @@ def frameworks(
             raise InputError(f"the vote gets none of {len(images)} images right, so there is nothing to attack")
         console.print(f"{call}: {int(right.sum())} of {len(images)} images voted right, and attacked", highlight=False)
         rows = []
-        for row in measure(subject.defended, images[right], labels[right], budget, votes=votes, batch=batch):
+        for row in measure(
+            subject.defended, images[right], labels[right], budget, votes=votes, batch=batch, adapters=adapters
+        ):
             console.print(f"{row.framework}, {row.direction}: {100 * row.success:.0f} %", style="dim", highlight=False)
             rows.append(row)
         table = Table("framework", "attack", "what was run", "success %", "lucky %", "seconds", box=None)
