@@ -43,7 +43,7 @@ def votes(
     import torch
     from rich.table import Table
 
-    from cannonade.bench.authors import Loop, votes_beside_loop
+    from cannonade.bench.authors import Loop, check_loop, votes_beside_loop
     from cannonade.bench.votes import RULES, cast_votes, compare, count
     from cannonade.evaluation.subject import open_subject
     from cannonade.models import load_pretrained
@@ -66,6 +66,8 @@ def votes(
         device="cpu",
         restrict=restrict,
     )
+    if loop:
+        check_loop(subject.defended.defense, loop, n)  # before the votes, which take long
     cast, labels, kept = [], [], []
     for items, images, ids in subject.batches(batch):
         if loop:
@@ -86,7 +88,7 @@ def votes(
     Console(width=120).print(table)
     right = int((winners == torch.tensor(labels)).sum())
     console.print(f"right by all {n} votes: {right} of {len(labels)}", highlight=False)
-    record = {"defense": defense, "n": n, "alpha": alpha, "right": right}
+    record = {"model": model, "restrict": restrict, "images": len(labels), "defense": defense, "n": n, "alpha": alpha, "right": right}
     record |= {"bins": [row.as_json() for row in bins]}
     if loop:
         source = load_pretrained(model, weights=weights)
