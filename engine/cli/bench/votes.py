@@ -88,8 +88,8 @@ def votes(
     Console(width=120).print(table)
     right = int((winners == torch.tensor(labels)).sum())
     console.print(f"right by all {n} votes: {right} of {len(labels)}", highlight=False)
-    record = {"model": model, "restrict": restrict, "images": len(labels), "defense": defense, "n": n, "alpha": alpha, "right": right}
-    record |= {"bins": [row.as_json() for row in bins]}
+    record = {"model": model, "restrict": restrict, "images": len(labels), "defense": defense}
+    record |= {"n": n, "alpha": alpha, "right": right, "bins": [row.as_json() for row in bins]}
     if loop:
         source = load_pretrained(model, weights=weights)
         if restrict:
