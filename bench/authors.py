@@ -12,6 +12,7 @@ from torch import Tensor
 from cannonade.bench.timing import interleaved
 from cannonade.bench.transforms import Step, oracle_steps, run_oracles
 from cannonade.defended import DefendedClassifier
+from cannonade.defenses import Defense
 from cannonade.defenses.bart import BaRT
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
@@ -111,11 +112,8 @@ def votes_beside_loop(
     Raises:
         InputError: the defense is no program, `timed` is out of range, or the two are not the same network.
     """
-    defense, n = defended.defense, votes.shape[1]
-    if not isinstance(defense, BaRT):
-        raise InputError(f"the authors' manner is that of programs: use bart or bart_gao, got {defense}")
-    if not 1 <= timed <= n:
-        raise InputError(f"predictions to time must be 1 to {n}, the votes, got {timed}")
+    n = votes.shape[1]
+    defense = check_loop(defended.defense, timed, n)
     with torch.no_grad():
         check_same(defended.classifier(images[:1]), loop.logits(images[0]))
     queries = torch.arange(timed).repeat(len(images))
@@ -166,6 +164,19 @@ def votes_beside_loop(
         differing=None,
         agreeing=float(same.double().mean()),
     )
+
+
+def check_loop(defense: Defense, timed: int, n: int) -> BaRT:
+    """The defense, where `timed` of n predictions behind it can be made in the authors' manner.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if not isinstance(defense, BaRT):
+        raise InputError(f"the authors' manner is that of programs: use bart or bart_gao, got {defense}")
+    if not 1 <= timed <= n:
+        raise InputError(f"predictions to time must be 1 to {n}, the votes, got {timed}")
+    return defense
 
 
 def check_same(ours: Tensor, theirs: Tensor) -> None:

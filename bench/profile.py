@@ -127,7 +127,7 @@ def split(events: Iterable[FunctionEvent]) -> dict[str, float]:
             # What makes a node comes last of what has its number; some, as that of a view with a hook, have none.
             found = made_by.get(event.sequence_nr)
             part = node = node if found is None else _BACKWARD.get(found, found)
-        elif not around.endswith("backward"):
+        elif event.sequence_nr >= 0 and not around.endswith("backward"):
             made_by[event.sequence_nr] = part
         part_of[id(event)] = part
         seconds[part] += _seconds(event)

@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from typer.testing import CliRunner
 from cannonade.attacks.eot import EOT
 from cannonade.attacks.goals import Untargeted
 from cannonade.bench.compare import compare
-from cannonade.bench.profile import PARTS, profile
+from cannonade.bench.profile import PARTS, profile, split
 from cannonade.classifier import Classifier
 from cannonade.cli import app
 from cannonade.defended import DefendedClassifier
@@ -101,6 +102,34 @@ def test_a_planted_cost_shows_in_its_part(part, network, defense, loss, average)
     assert all(share.share >= 0 for share in found.shares)
     assert sum(share.milliseconds for share in found.shares) == pytest.approx(found.profiled)
     assert found.plain >= 1000 * SLOW
+
+
+def test_a_node_without_a_number_belongs_with_the_one_before():
+    events = []
+
+    def event(name, start, end, number=-1, parent=None):
+        times = SimpleNamespace(start=start * 1e6, end=end * 1e6)
+        events.append(SimpleNamespace(name=name, time_range=times, sequence_nr=number, cpu_parent=parent))
+        return events[-1]
+
+    whole = event("cannonade.whole", 0, 100)
+    for part, start, number in (("transforms", 1, 7), ("model", 11, 8), ("reduction", 21, 9)):
+        span = event(f"cannonade.{part}", start, start + 9, parent=whole)
+        event("aten::add", start + 1, start + 3, number, span)
+        event("aten::empty", start + 4, start + 5, -1, span)
+    backward = event("cannonade.backward", 40, 90, parent=whole)
+    for name, start, end, number in (
+        ("Add", 41, 50, 9),
+        ("Conv", 51, 60, 8),
+        ("View", 60, 64, -1),
+        ("Turn", 65, 85, 7),
+    ):
+        event(f"autograd::engine::evaluate_function: {name}", start, end, number, backward)
+    event("aten::add", 200, 300, 7)
+    assert split(events) == {
+        "draws": 0, "schedule": 0, "transforms forward": 9, "transforms backward": 20, "model forward": 9,
+        "model backward": 13, "reduction": 18, "rest": 31,
+    }  # fmt: skip
 
 
 def test_planning_is_schedule_and_a_program_s_steps_are_transforms(monkeypatch):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +13,25 @@ from cannonade.errors import InputError
 
 bench = typer.Typer(help="Speed, memory and agreement with what the engine is compared to.", no_args_is_help=True)
 app.add_typer(bench, name="bench")
+
+# What several benches take alike.
+Model = Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")]
+Networks = Annotated[list[str] | None, typer.Option(help="A network, with random weights; several for several.")]
+Data = Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")]
+Files = Annotated[str, typer.Option(help="A folder of class/image files, or 'samples'.")]
+Defense = Annotated[str, typer.Option(help="Such as 'smoothing(sigma=0.1)'.")]
+Attack = Annotated[str, typer.Option(help="A pgd call in linf: eps, steps and step size of all.")]
+Samples = Annotated[int, typer.Option(help="m, draws of a step.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")]
+Restrict = Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")]
+Limit = Annotated[int, typer.Option(help="Images.")]
+Candidates = Annotated[int, typer.Option(help="Images read; those the vote gets right are attacked.")]
+AtMost = Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")]
+PassBatch = Annotated[int, typer.Option(help="Images of a pass.")]
+Side = Annotated[int, typer.Option(help="Of the images, in pixels.")]
+Seed = Annotated[int, typer.Option(help="Of every draw.")]
+Rounds = Annotated[int, typer.Option(help="How often each side is timed.")]
+Out = Annotated[Path | None, typer.Option(help="JSON file for the figures.")]
 
 
 def need_oracles() -> None:

@@ -1,28 +1,27 @@
 """`cannonade bench attacks`: our attacks beside other libraries'."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Attack, Candidates, Data, Defense, Model, Out, Samples, Seed, Weights, bench, save
 from cannonade.errors import InputError
 
 
 @bench.command()
 def attacks(
-    model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
-    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
-    defense: Annotated[str, typer.Option(help="Such as 'rotation(degrees=30)'.")],
-    attack: Annotated[str, typer.Option(help="A pgd call in linf: eps, steps and step size of all.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    eot: Annotated[int, typer.Option(help="m, draws of a step.")] = 10,
+    model: Model,
+    data: Data,
+    defense: Defense,
+    attack: Attack,
+    weights: Weights = None,
+    eot: Samples = 10,
     votes: Annotated[int, typer.Option(help="n, predictions of a vote, and of the mean loss.")] = 100,
-    limit: Annotated[int, typer.Option(help="Images read; those the vote gets right are attacked.")] = 300,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    limit: Candidates = 300,
+    seed: Seed = 0,
+    out: Out = None,
 ) -> None:
     """Our attacks against other libraries' on the same images, gradients and votes: success, loss, and what could be seen.
 

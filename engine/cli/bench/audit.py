@@ -1,13 +1,12 @@
 """`cannonade bench audit`: kernels compiled without a GPU."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save_rows
+from cannonade.cli.bench.app import Out, bench, save_rows
 from cannonade.errors import InputError
 
 
@@ -17,7 +16,7 @@ def audit(
         list[str] | None, typer.Option(help="Start of a kernel's name; may be given several times.")
     ] = None,
     arch: Annotated[list[int] | None, typer.Option(help="Compute capability, such as 90. All five by default.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    out: Out = None,
 ) -> None:
     """Compile every Triton kernel without a GPU: registers, spills, shared memory, accesses, and predicted time.
 

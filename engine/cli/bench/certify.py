@@ -1,31 +1,28 @@
 """`cannonade bench certify`: what a sequential test saves in certifying at a radius."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Data, Limit, Model, Out, Restrict, Rounds, Seed, Weights, bench, save
 
 
 @bench.command()
 def certify(
-    model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")] = (
-        "efficientnet_lite0"
-    ),
-    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")] = "samples",
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    model: Model = "efficientnet_lite0",
+    data: Data = "samples",
+    weights: Weights = None,
+    restrict: Restrict = False,
     sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in pixel units of [0, 1].")] = 0.25,
     radius: Annotated[float, typer.Option(help="Asked for, in L2 and pixel units of [0, 1].")] = 0.25,
     n0: Annotated[int, typer.Option(help="Predictions that choose the class.")] = 50,
     n: Annotated[int, typer.Option(help="Predictions that bound its probability, at most.")] = 1_000,
     alpha: Annotated[float, typer.Option(help="Chance of a wrong certificate, for each image.")] = 1e-3,
-    limit: Annotated[int, typer.Option(help="Images.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    rounds: Annotated[int, typer.Option(help="How often each way is timed.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    limit: Limit = 4,
+    seed: Seed = 0,
+    rounds: Rounds = 3,
+    out: Out = None,
 ) -> None:
     """Certificates at a radius by a sequential test, against all n predictions: time, predictions, other decisions."""
     from rich.table import Table

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save_rows
+from cannonade.cli.bench.app import Out, bench, save_rows
 
 
 @bench.command()
@@ -21,7 +21,7 @@ def cluster(
     ] = None,
     deaths: Annotated[int, typer.Option(help="Workers that die.")] = 10,
     folder: Annotated[Path | None, typer.Option(help="Where the directory's operations are timed.")] = None,
-    out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+    out: Out = None,
 ) -> None:
     """What a run directory must bear that many workers share: a simulation with the measured costs of its operations."""
     from itertools import product

@@ -1,26 +1,25 @@
 """`cannonade bench eot`: the gradient of m draws against that of many."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, Seed, Weights, bench, save
 
 
 @bench.command()
 def eot(
-    model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
-    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
-    defense: Annotated[str, typer.Option(help="Such as 'smoothing(sigma=0.1)'.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
+    model: Model,
+    data: Data,
+    defense: Defense,
+    weights: Weights = None,
     loss: Annotated[str, typer.Option(help="cross_entropy, margin or dlr.")] = "margin",
     reference: Annotated[int, typer.Option(help="M, draws of the reference.")] = 10_000,
     repetitions: Annotated[int, typer.Option(help="Estimates of each m.")] = 200,
-    limit: Annotated[int, typer.Option(help="Images.")] = 3,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    limit: Limit = 3,
+    seed: Seed = 0,
+    out: Out = None,
 ) -> None:
     """The gradient of m draws against that of many, for each average: cosine, bias, and what theory predicts."""
     import torch

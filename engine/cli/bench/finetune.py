@@ -1,28 +1,27 @@
 """`cannonade bench finetune`: training on defended images."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, need_oracles, save, yes
+from cannonade.cli.bench.app import AtMost, Files, Out, Side, bench, need_oracles, save, yes
 
 
 @bench.command()
 def finetune(
-    data: Annotated[str, typer.Option(help="A folder of class/image files, or 'samples'.")],
+    data: Files,
     defense: Annotated[
         list[str] | None,
         typer.Option(help="May be given several times; smoothing, bart(k=5), bart_gao(k=6) by default."),
     ] = None,
     model: Annotated[str, typer.Option(help="Network that is trained, from random weights.")] = "resnet34",
-    side: Annotated[int, typer.Option(help="Side of the images.")] = 224,
-    limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 128,
+    side: Side = 224,
+    limit: AtMost = 128,
     batch: Annotated[int, typer.Option(help="Images of a step.")] = 32,
     workers: Annotated[int, typer.Option(help="Of each side's loader; theirs also defend the images.")] = 2,
     rounds: Annotated[int, typer.Option(help="Passes over the images that are timed of each side.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    out: Out = None,
 ) -> None:
     """Training on defended images, batched by us or image by image in the workers of a DataLoader: images a second."""
     need_oracles()

@@ -1,13 +1,12 @@
 """`cannonade bench frameworks`: other frameworks' attacks, and ours called as theirs."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Attack, Candidates, Data, Model, Out, Restrict, Samples, Seed, bench, save
 from cannonade.errors import InputError
 
 
@@ -16,21 +15,17 @@ def frameworks(
     defense: Annotated[
         list[str] | None, typer.Option(help="May be given several times; rotation and BaRT of three by default.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")
-    ] = "efficientnet_lite0",
-    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")] = "samples",
-    attack: Annotated[
-        str, typer.Option(help="A pgd call in linf: eps, steps and step size of all.")
-    ] = "pgd(eps=4/255, steps=10, step_size=1/255)",
-    eot: Annotated[int, typer.Option(help="m, draws of a step.")] = 5,
+    model: Model = "efficientnet_lite0",
+    data: Data = "samples",
+    attack: Attack = "pgd(eps=4/255, steps=10, step_size=1/255)",
+    eot: Samples = 5,
     votes: Annotated[int, typer.Option(help="n, predictions of a vote.")] = 100,
-    limit: Annotated[int, typer.Option(help="Images read; those the vote gets right are attacked.")] = 20,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    limit: Candidates = 20,
+    restrict: Restrict = False,
     batch: Annotated[int, typer.Option(help="Images that an attack gets at once.")] = 20,
     adapters: Annotated[bool, typer.Option(help="Also our attacks called as theirs.")] = True,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    seed: Seed = 0,
+    out: Out = None,
 ) -> None:
     """Other frameworks' attacks on our classifier, and ours called as theirs: success by vote, luck, seconds.
 

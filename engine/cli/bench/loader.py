@@ -1,28 +1,27 @@
 """`cannonade bench loader`: loaders on the same files."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save, yes
+from cannonade.cli.bench.app import AtMost, Files, Out, Restrict, Side, Weights, bench, save, yes
 
 
 @bench.command()
 def loader(
-    data: Annotated[str, typer.Option(help="A folder of class/image files, or 'samples'.")],
-    side: Annotated[int, typer.Option(help="Side of the images delivered.")] = 224,
-    limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 1000,
+    data: Files,
+    side: Side = 224,
+    limit: AtMost = 1000,
     batch: Annotated[int, typer.Option(help="Images of a batch.")] = 64,
     workers: Annotated[int, typer.Option(help="Threads of DALI, and worker processes of the others.")] = 2,
     rounds: Annotated[int, typer.Option(help="How often each side is timed; 0 times nothing.")] = 5,
     model: Annotated[
         str | None, typer.Option(help="Classifier whose clean accuracy is compared, such as efficientnet_lite0.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    weights: Weights = None,
+    restrict: Restrict = False,
+    out: Out = None,
 ) -> None:
     """DALI, the portable loader and torchvision's DataLoader on the same files: pixels, accuracy, images a second."""
     from rich.table import Table

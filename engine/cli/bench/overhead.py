@@ -1,27 +1,26 @@
 """`cannonade bench overhead`: what a defense adds to the bare model."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Data, Networks, Out, PassBatch, Rounds, Side, bench, save
 
 
 @bench.command()
 def overhead(
-    data: Annotated[str, typer.Option(help="Images, such as 'samples'.")] = "samples",
-    model: Annotated[list[str] | None, typer.Option(help="A network; several for several.")] = None,
+    data: Data = "samples",
+    model: Networks = None,
     defense: Annotated[
         list[str] | None, typer.Option(help="Compared with the bare model; several for several.")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Images of a pass.")] = 16,
-    side: Annotated[int, typer.Option(help="Of the images.")] = 224,
-    rounds: Annotated[int, typer.Option(help="How often each side is timed.")] = 5,
+    batch: PassBatch = 16,
+    side: Side = 224,
+    rounds: Rounds = 5,
     peers: Annotated[bool, typer.Option(help="Also time torchattacks and the authors' manner.")] = True,
-    out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+    out: Out = None,
 ) -> None:
     """Defended gradients and predictions against those of the bare model, and against other ways to compute them."""
     from rich.table import Table

@@ -1,25 +1,24 @@
 """`cannonade bench profile`: where the time of a defended gradient goes."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Data, Networks, Out, PassBatch, Side, bench, save
 
 
 @bench.command()
 def profile(
-    data: Annotated[str, typer.Option(help="Images, such as 'samples'.")] = "samples",
-    model: Annotated[list[str] | None, typer.Option(help="A network; several for several.")] = None,
+    data: Data = "samples",
+    model: Networks = None,
     defense: Annotated[list[str] | None, typer.Option(help="A transform or program; several for several.")] = None,
     samples: Annotated[list[int] | None, typer.Option(help="m, a pass for each; several for several.")] = None,
-    batch: Annotated[int, typer.Option(help="Images of a pass.")] = 16,
-    side: Annotated[int, typer.Option(help="Of the images.")] = 224,
+    batch: PassBatch = 16,
+    side: Side = 224,
     rounds: Annotated[int, typer.Option(help="How often it is timed, with and without the profiler.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="JSON file.")] = None,
+    out: Out = None,
 ) -> None:
     """Where the time of a defended gradient goes, by PyTorch's profiler: draws, schedule, transforms, model, reduction."""
     from rich.table import Table

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Data, Rounds, bench, save
 from cannonade.errors import InputError
 
 
@@ -19,20 +19,20 @@ def scaling(
     points: Annotated[
         list[str] | None, typer.Option(help="Of an axis, such as samples=1,4,16; several for several axes.")
     ] = None,
-    model: Annotated[str, typer.Option(help="Classifier on all axes but side; its weights are random.")] = (
-        "cifar_resnet20"
-    ),
+    model: Annotated[
+        str, typer.Option(help="Classifier on all axes but side; its weights are random.")
+    ] = "cifar_resnet20",
     side_model: Annotated[str, typer.Option(help="Classifier on the axis side.")] = "resnet18",
     defense: Annotated[str, typer.Option(help="On all axes but k.")] = "rotation(degrees=90)",
     program: Annotated[str, typer.Option(help="On the axis k: bart, or bart_gao with --points to k=6.")] = "bart",
-    data: Annotated[str, typer.Option(help="Images, such as 'samples'.")] = "samples",
+    data: Data = "samples",
     samples: Annotated[int, typer.Option(help="m on the other axes.")] = 1,
     side: Annotated[int, typer.Option(help="Of the images, on the other axes.")] = 32,
     batch: Annotated[int, typer.Option(help="Images, on the other axes.")] = 4,
     classes: Annotated[int, typer.Option(help="Logits, on the other axes.")] = 10,
     chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
     threads: Annotated[list[int] | None, typer.Option(help="Several for several; 1 and 2 by default.")] = None,
-    rounds: Annotated[int, typer.Option(help="How often each point is timed.")] = 5,
+    rounds: Rounds = 5,
     out: Annotated[Path | None, typer.Option(help="JSON file; the figure stands beside it as PNG.")] = None,
 ) -> None:
     """What gradients and predictions cost against m, n, image side, batch, κ and classes: time, a line through it, memory.

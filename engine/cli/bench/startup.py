@@ -1,12 +1,11 @@
 """`cannonade bench startup`: what a user waits for before anything is computed."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, save
+from cannonade.cli.bench.app import Data, Out, bench, save
 
 
 @bench.command()
@@ -14,9 +13,9 @@ def startup(
     random_weights: Annotated[
         bool, typer.Option(help="Do without the pip package that has the published weights.")
     ] = False,
-    data: Annotated[str, typer.Option(help="Images for the first gradient, such as 'samples'.")] = "samples",
+    data: Data = "samples",
     rounds: Annotated[int, typer.Option(help="How often each process is started and timed.")] = 5,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    out: Out = None,
 ) -> None:
     """Seconds of whole processes: --help, imports, and from the start of an evaluation to its first gradient.
 

@@ -1,13 +1,12 @@
 """`cannonade bench transforms`: every transform against its oracle."""
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, need_oracles, save
+from cannonade.cli.bench.app import Out, Rounds, Side, bench, need_oracles, save
 
 
 @bench.command()
@@ -16,12 +15,12 @@ def transforms(
         list[str] | None, typer.Option(help="A transform; may be given several times. All by default.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Images of one timed call.")] = 32,
-    side: Annotated[int, typer.Option(help="Side of the photos.")] = 224,
+    side: Side = 224,
     draws: Annotated[
         int, typer.Option(help="Parameter sets per image in the comparison with the oracle; 0 skips it.")
     ] = 8,
-    rounds: Annotated[int, typer.Option(help="How often each side is timed.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    rounds: Rounds = 3,
+    out: Out = None,
 ) -> None:
     """Every BaRT transform against its oracle: difference, then ms an image, ratio and peak memory."""
     need_oracles()

@@ -1,28 +1,27 @@
 """`cannonade bench votes`: what stopping a vote early saves."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import bench, need_oracles, save
+from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, Restrict, Seed, Weights, bench, need_oracles, save
 from cannonade.errors import InputError
 
 
 @bench.command()
 def votes(
-    model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
-    data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
-    defense: Annotated[str, typer.Option(help="Such as 'smoothing(sigma=0.1)'.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    model: Model,
+    data: Data,
+    defense: Defense,
+    weights: Weights = None,
+    restrict: Restrict = False,
     n: Annotated[int, typer.Option(help="Predictions of a full vote.")] = 500,
     alpha: Annotated[float, typer.Option(help="Of the sequential rules.")] = 1e-3,
-    limit: Annotated[int, typer.Option(help="Images.")] = 200,
+    limit: Limit = 200,
     batch: Annotated[int, typer.Option(help="Images in memory at once.")] = 50,
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
+    seed: Seed = 0,
     loop: Annotated[
         int,
         typer.Option(
@@ -34,7 +33,7 @@ def votes(
         typer.Option(help="Of our votes beside --loop: sequential, exact or none; several for several."),
     ] = None,
     rounds: Annotated[int, typer.Option(help="How often each side of --loop is timed.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
+    out: Out = None,
 ) -> None:
     """Full votes on real images, replayed under every stopping rule: votes used, and disagreements with the full vote.
 
@@ -44,7 +43,7 @@ def votes(
     import torch
     from rich.table import Table
 
-    from cannonade.bench.authors import Loop, votes_beside_loop
+    from cannonade.bench.authors import Loop, check_loop, votes_beside_loop
     from cannonade.bench.votes import RULES, cast_votes, compare, count
     from cannonade.evaluation.subject import open_subject
     from cannonade.models import load_pretrained
@@ -67,6 +66,8 @@ def votes(
         device="cpu",
         restrict=restrict,
     )
+    if loop:
+        check_loop(subject.defended.defense, loop, n)  # before the votes, which take long
     cast, labels, kept = [], [], []
     for items, images, ids in subject.batches(batch):
         if loop:
@@ -87,8 +88,8 @@ def votes(
     Console(width=120).print(table)
     right = int((winners == torch.tensor(labels)).sum())
     console.print(f"right by all {n} votes: {right} of {len(labels)}", highlight=False)
-    record = {"defense": defense, "n": n, "alpha": alpha, "right": right}
-    record |= {"bins": [row.as_json() for row in bins]}
+    record = {"model": model, "restrict": restrict, "images": len(labels), "defense": defense}
+    record |= {"n": n, "alpha": alpha, "right": right, "bins": [row.as_json() for row in bins]}
     if loop:
         source = load_pretrained(model, weights=weights)
         if restrict:
