@@ -30,6 +30,11 @@ def transform_array(transform: Transform, array: Any, *, seed: int = 0, ids: Any
     """
     images = to_tensor(array)
     numbers = torch.arange(len(images)) if ids is None else torch.as_tensor(ids)
+    if numbers.is_floating_point() or numbers.shape != (len(images),):
+        raise InputError(
+            f"ids must be {len(images)} integers, one for each image, got {list(numbers.shape)} {numbers.dtype}"
+        )
+    numbers = numbers.long()  # JAX's are int32
     draws = Draws(seed=seed, phase=Phase.FORWARD, images=numbers, queries=torch.full_like(numbers, query))
     with torch.no_grad():
         found = transform(images, draws)
