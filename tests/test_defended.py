@@ -11,6 +11,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
+from cannonade.defenses import build_defense
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.transforms.noise import Smoothing
@@ -82,6 +83,22 @@ def test_chunks_change_nothing_but_rounding(randomness, chunk, checkpoint, monke
             found.append((logits, *torch.autograd.grad(logits[:, 1].sum(), [leaf, *defended.parameters()])))
         for expected, own in zip(*found, strict=True):
             torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bart(k=3)", "activation_pruning"])
+def test_a_defense_computed_again_draws_the_same(name):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 5)
+    )
+    photos, gradients = torch.rand(3, 3, 40, 40), []
+    for settings in ({}, {"chunk": 4, "checkpoint": True}):
+        defended = DefendedClassifier(net, build_defense(name), seed=2, samples=4, **settings)
+        leaf = photos.clone().requires_grad_()
+        defended(leaf)[:, 1].sum().backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].abs().max() > 1e-4
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
 
 
 def kept_bytes(defended):

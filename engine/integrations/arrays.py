@@ -26,7 +26,7 @@ def transform_array(transform: Transform, array: Any, *, seed: int = 0, ids: Any
         API standard, which `from_dlpack` of any library takes.
 
     Raises:
-        InputError: no array, or one whose values are no images.
+        InputError: no array, or one whose values are no images, or ids that are not N integers.
     """
     images = to_tensor(array)
     numbers = torch.arange(len(images)) if ids is None else torch.as_tensor(ids)
