@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import psutil
 import torch
 from torch import Tensor
 
-from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
+
+if TYPE_CHECKING:
+    from cannonade.defended import DefendedClassifier  # it imports this file
 
 Chunk = int | Literal["auto"]
 Result = TypeVar("Result")
@@ -24,7 +26,7 @@ _SHARE = 0.6  # of the free memory: activations are most of what a pass needs, n
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current"))
 
 
-def resolve_chunk(chunk: Chunk, defended: DefendedClassifier, images: Tensor, rows: int) -> int:
+def resolve_chunk(chunk: Chunk, defended: "DefendedClassifier", images: Tensor, rows: int) -> int:
     """The number of rows of one pass.
 
     Args:
@@ -35,13 +37,21 @@ def resolve_chunk(chunk: Chunk, defended: DefendedClassifier, images: Tensor, ro
     """
     if chunk != "auto":
         return min(chunk, rows)
-    bound = _SHARE * _free_bytes(images.device)
-    if images.device.type == "cpu":
-        bound = min(bound, _CPU_BYTES)
-    return max(1, min(rows, int(bound // max(1, bytes_per_row(defended, images)))))
+    return min(rows, rows_of_a_pass(bytes_per_row(defended, images), images.device))
 
 
-def bytes_per_row(defended: DefendedClassifier, images: Tensor) -> int:
+def rows_of_a_pass(row: int, device: torch.device) -> int:
+    """The rows of `row` bytes each that one pass takes best: those that fit, on a CPU not more than bring speed."""
+    fit = rows_that_fit(row, device)
+    return min(fit, max(1, _CPU_BYTES // max(1, row))) if device.type == "cpu" else fit
+
+
+def rows_that_fit(row: int, device: torch.device) -> int:
+    """The rows of `row` bytes each that the free memory holds, at least 1."""
+    return max(1, int(_SHARE * _free_bytes(device) // max(1, row)))
+
+
+def bytes_per_row(defended: "DefendedClassifier", images: Tensor) -> int:
     """Bytes that one row's forward keeps for its backward, and as much again for what comes and goes.
 
     Args:

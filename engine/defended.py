@@ -1,12 +1,15 @@
 """A defended classifier: a random transform, then the classifier, which may hold a defense itself, as an ordinary module."""
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cannonade.checks import check_layout, check_scale
+from cannonade.chunking import Chunk, bytes_per_row, rows_of_a_pass, rows_that_fit, with_retreat
 from cannonade.classifier import Classifier
 from cannonade.defenses import Defense
 from cannonade.draws import Draws, Phase, check_seed
@@ -65,12 +68,16 @@ class DefendedClassifier(nn.Module):
         randomness: what `forward` draws: "fresh", another θ for every row of every call; "fixed", row i always gets the same
             θ; "common", one θ for all rows of a call and a new one each call.
         samples: m, predictions that `forward` averages for each row, so that an attack without EOT has one. They are one batch
-            of N·m rows, and take its memory: nothing is cut into chunks. `logits`, and so attacks and votes of ours, take no
-            notice of it.
+            of N·m rows. `logits`, and so attacks and votes of ours, take no notice of it.
         average: what `forward` averages: "logits", or "probs", whose logarithm it returns.
+        chunk: rows of one pass of `forward`, halved when memory runs out; None for all at once, "auto" for those that a
+            measured probe finds to fit the memory, and to be quick. It changes no draws, and the result by rounding alone.
+        checkpoint: with more rows than one chunk, keep only each pass's input for the gradient and compute the pass again in
+            backward, by the same draws: the memory of one chunk, for about half as much time again. This is also done where
+            memory ran out, and with "auto" where the rows together do not fit it.
 
     Raises:
-        InputError: seed, randomness, samples or average are out of range.
+        InputError: seed, randomness, samples, average or chunk are out of range, or there is a checkpoint and no chunk.
 
     Example:
         >>> from cannonade import build_defense
@@ -90,6 +97,8 @@ class DefendedClassifier(nn.Module):
         randomness: Randomness = "fresh",
         samples: int = 1,
         average: Literal["logits", "probs"] = "logits",
+        chunk: Chunk | None = None,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         self._draws = OwnDraws(seed, randomness)
@@ -97,10 +106,19 @@ class DefendedClassifier(nn.Module):
             raise InputError(f"samples must be at least 1, got {samples}")
         if average not in ("logits", "probs"):
             raise InputError(f"average must be 'logits' or 'probs', the output of one prediction, got {average!r}")
+        if chunk is not None and chunk != "auto" and chunk < 1:
+            raise InputError(f"chunk must be at least 1, 'auto' or None, got {chunk}")
+        if checkpoint and chunk is None:
+            raise InputError(
+                "checkpoint needs a chunk, a number of rows or 'auto', got None: every pass would be all rows"
+            )
         self.classifier = classifier if isinstance(classifier, Classifier) else Classifier(classifier)
         self.defense = defense
         self.samples = samples
         self.average = average
+        self.chunk = chunk
+        self.checkpoint = checkpoint
+        self._row_bytes: dict[tuple[torch.Size, torch.dtype, torch.device], int] = {}
         self._looked = False
         self.eval()
 
@@ -147,13 +165,42 @@ class DefendedClassifier(nn.Module):
         """
         self._look(images)
         draws = self._draws.next(len(images), self.samples)
+        rows = images if self.samples == 1 else images.repeat_interleave(self.samples, dim=0)
+        logits = self.logits(rows, draws) if self.chunk is None else self._in_chunks(rows, draws)
         if self.samples == 1:
-            return self.logits(images, draws)
-        logits = self.logits(images.repeat_interleave(self.samples, dim=0), draws)
+            return logits
         each: Tensor = logits.unflatten(0, (len(images), self.samples))
         if self.average == "logits":
             return each.mean(1)
         return each.log_softmax(2).logsumexp(1) - math.log(self.samples)
+
+    def _in_chunks(self, rows: Tensor, draws: Draws) -> Tensor:
+        chunk, again = self._chunk_of(rows)
+
+        def passes(size: int) -> Tensor:
+            if len(rows) <= size:
+                return self.logits(rows, draws)
+            parts = [slice(start, start + size) for start in range(0, len(rows), size)]
+            if not again and size == chunk:
+                return torch.cat([self.logits(rows[part], draws[part]) for part in parts])
+            return torch.cat([_again_in_backward(self.logits, rows[part], draws[part]) for part in parts])
+
+        return with_retreat(passes, chunk)[0]
+
+    @torch.compiler.disable
+    def _chunk_of(self, rows: Tensor) -> tuple[int, bool]:
+        """Rows of one pass, and whether backward computes it again; images of one shape are probed once."""
+        if not len(rows):
+            return 1, False
+        if isinstance(self.chunk, int):
+            return min(self.chunk, len(rows)), self.checkpoint
+        kind = rows.shape[1:], rows.dtype, rows.device
+        if kind not in self._row_bytes:
+            with torch.inference_mode(False):  # where nothing would be kept, and nothing measured
+                self._row_bytes[kind] = bytes_per_row(self, rows[:1].clone())
+        row = self._row_bytes[kind]
+        again = self.checkpoint or len(rows) > rows_that_fit(row, rows.device)
+        return min(rows_of_a_pass(row, rows.device), len(rows)), again
 
     @torch.compiler.disable
     def _look(self, images: Tensor) -> None:
@@ -175,4 +222,11 @@ class DefendedClassifier(nn.Module):
     def extra_repr(self) -> str:
         """The defense and how `forward` draws."""
         text = f"defense={self.defense}, seed={self.seed}, randomness={self.randomness!r}"
-        return text if self.samples == 1 else f"{text}, samples={self.samples}, average={self.average!r}"
+        if self.samples > 1:
+            text = f"{text}, samples={self.samples}, average={self.average!r}"
+        return text if self.chunk is None else f"{text}, chunk={self.chunk!r}, checkpoint={self.checkpoint}"
+
+
+def _again_in_backward(logits: Callable[[Tensor, Draws], Tensor], images: Tensor, draws: Draws) -> Tensor:
+    """A pass that keeps its input alone; every random number is in the draws, so that no generator's state has to be kept."""
+    return checkpoint(logits, images, draws, use_reentrant=False, preserve_rng_state=False)

@@ -24,7 +24,9 @@ SIGNATURES = {
         "(module, *, mean=(0, 0, 0), std=(1, 1, 1), input_size=None, num_classes=None, class_names=None, "
         "class_numbers=None, fold_batch_norm=True, channels_last=True, autocast=None, compile=False, name='')"
     ),
-    "DefendedClassifier": "(classifier, defense, *, seed=0, randomness='fresh', samples=1, average='logits')",
+    "DefendedClassifier": (
+        "(classifier, defense, *, seed=0, randomness='fresh', samples=1, average='logits', chunk=None, checkpoint=False)"
+    ),
     "Draws": "(seed, phase, images, queries, node=tensor(0), heads=None, depth=0)",
     "EOT": "(*, samples=1, average='loss', common=False, chunk='auto')",
     "Mixed": "(labels, targets)",

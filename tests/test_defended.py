@@ -11,6 +11,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
+from cannonade.defenses import build_defense
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.transforms.noise import Smoothing
@@ -65,9 +66,106 @@ def test_the_gradient_of_an_inner_mean_is_that_of_the_mean():
     torch.testing.assert_close(leaf.grad, single.grad, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("chunk", [1, 5, 100, "auto"])
+@pytest.mark.parametrize("randomness", ["fresh", "fixed", "common"])
+def test_chunks_change_nothing_but_rounding(randomness, chunk, checkpoint, monkeypatch):
+    """Neither a result nor a gradient, that of the weights included, at a first and a second call."""
+    monkeypatch.setattr("cannonade.chunking._free_bytes", lambda _: 12_000)  # a few rows
+    whole = make(randomness=randomness, samples=3, average="probs").requires_grad_(True)
+    parts = make(randomness=randomness, samples=3, average="probs", chunk=chunk, checkpoint=checkpoint)
+    parts.requires_grad_(True)
+    for _ in range(2):
+        found = []
+        for defended in (whole, parts):
+            leaf = IMAGES.clone().requires_grad_()
+            logits = defended(leaf)
+            found.append((logits, *torch.autograd.grad(logits[:, 1].sum(), [leaf, *defended.parameters()])))
+        for expected, own in zip(*found, strict=True):
+            torch.testing.assert_close(own, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["bart(k=3)", "activation_pruning"])
+def test_a_defense_computed_again_draws_the_same(name):
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 5)
+    )
+    photos, gradients = torch.rand(3, 3, 40, 40), []
+    for settings in ({}, {"chunk": 4, "checkpoint": True}):
+        defended = DefendedClassifier(net, build_defense(name), seed=2, samples=4, **settings)
+        leaf = photos.clone().requires_grad_()
+        defended(leaf)[:, 1].sum().backward()
+        gradients.append(leaf.grad)
+    assert gradients[0].abs().max() > 1e-4
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
+
+
+def kept_bytes(defended):
+    """What a forward keeps for its backward, beside the weights."""
+    weights = {weight.untyped_storage().data_ptr() for weight in defended.parameters()}
+    kept = {}
+
+    def note(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        defended(IMAGES.clone().requires_grad_())
+    return sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights)
+
+
+def test_a_checkpoint_keeps_inputs_alone():
+    whole, again = make(samples=12), make(samples=12, chunk=8, checkpoint=True)
+    assert kept_bytes(again) < 0.5 * kept_bytes(whole)
+
+
+@pytest.mark.parametrize(("free", "forwards"), [(1 << 30, [20]), (100_000, [7, 7, 6])])
+def test_auto_computes_again_only_what_does_not_fit(free, forwards, monkeypatch):
+    monkeypatch.setattr("cannonade.chunking._free_bytes", lambda _: free)
+    monkeypatch.setattr("cannonade.defended.bytes_per_row", lambda *_: 8_000)
+    defended = make(samples=5, chunk="auto")
+    sizes = []
+    defended.classifier.network.register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
+    leaf = IMAGES.clone().requires_grad_()
+    logits = defended(leaf)
+    assert sizes == forwards
+    logits.sum().backward()
+    assert sorted(sizes) == sorted(forwards if len(forwards) == 1 else 2 * forwards)
+    assert defended.classifier.gradients == 20
+
+
+def test_where_memory_runs_out_chunks_are_halved_and_computed_again(monkeypatch):
+    defended, whole = make(samples=5, chunk=16, randomness="fixed"), make(samples=5, randomness="fixed")
+    sizes, logits = [], defended.logits
+
+    def scarce(images, draws):
+        sizes.append(len(images))
+        if len(images) > 10:
+            raise torch.OutOfMemoryError
+        return logits(images, draws)
+
+    monkeypatch.setattr(defended, "logits", scarce)
+    leaf, same = IMAGES.clone().requires_grad_(), IMAGES.clone().requires_grad_()
+    defended(leaf).sum().backward()
+    whole(same).sum().backward()
+    assert sizes == [16, 8, 8, 4, 4, 8, 8]
+    torch.testing.assert_close(leaf.grad, same.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_without_gradients_and_without_rows():
+    defended = make(samples=3, chunk="auto", randomness="fixed")
+    with torch.inference_mode():
+        first = defended(IMAGES)
+    torch.testing.assert_close(first.clone(), make(samples=3, randomness="fixed")(IMAGES))
+    assert all(size > 0 for size in defended._row_bytes.values())
+    assert defended(IMAGES[:0]).shape == (0, 5)
+    assert "chunk='auto', checkpoint=False" in repr(defended)
+
+
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
 def test_copies_go_on_where_the_original_is(clone):
-    defended = make(samples=2)
+    defended = make(samples=2, chunk="auto", checkpoint=True)
     defended(IMAGES)
     twin = clone(defended)
     second = defended(IMAGES)
@@ -147,6 +245,8 @@ def test_probabilities_are_noticed():
     ("settings", "words"),
     [
         ({"samples": 0}, "samples must be at least 1"),
+        ({"chunk": 0}, "chunk must be at least 1, 'auto' or None"),
+        ({"checkpoint": True}, "checkpoint needs a chunk"),
         ({"average": "loss"}, "'logits' or 'probs'"),
         ({"randomness": "new"}, "'fresh', 'fixed' or 'common'"),
     ],

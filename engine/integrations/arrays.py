@@ -26,10 +26,15 @@ def transform_array(transform: Transform, array: Any, *, seed: int = 0, ids: Any
         API standard, which `from_dlpack` of any library takes.
 
     Raises:
-        InputError: no array, or one whose values are no images.
+        InputError: no array, or one whose values are no images, or ids that are not N integers.
     """
     images = to_tensor(array)
     numbers = torch.arange(len(images)) if ids is None else torch.as_tensor(ids)
+    if numbers.is_floating_point() or numbers.shape != (len(images),):
+        raise InputError(
+            f"ids must be {len(images)} integers, one for each image, got {list(numbers.shape)} {numbers.dtype}"
+        )
+    numbers = numbers.long()  # JAX's are int32
     draws = Draws(seed=seed, phase=Phase.FORWARD, images=numbers, queries=torch.full_like(numbers, query))
     with torch.no_grad():
         found = transform(images, draws)

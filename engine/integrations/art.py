@@ -109,6 +109,20 @@ class DefensePreprocessor(_preprocessor.PreprocessorPyTorch):  # type: ignore[mi
             return self.forward(x)[0]
         return self.defense(x, self._last)
 
+    def estimate_gradient(self, x: Floats, grad: NDArray[Any]) -> NDArray[Any]:
+        """The gradient before the defense: [N, 3, H, W] at x, of `grad` behind it, by the draws of the last `forward`.
+
+        ART takes every gradient of another shape than x for one of several classes; a defense may change the size too.
+        """
+        if grad.ndim != x.ndim or grad.shape == x.shape:
+            found: NDArray[Any] = super().estimate_gradient(x, grad)
+            return found
+        images = torch.tensor(x, device=self.device, requires_grad=True)
+        (before,) = torch.autograd.grad(
+            self.estimate_forward(images), images, torch.as_tensor(grad, device=self.device)
+        )
+        return before.cpu().numpy()
+
 
 class ArtAttack(_attack.EvasionAttack):  # type: ignore[misc]
     """One of our attacks, called as ART's: `generate(x, y=None)`, arrays in and out.

@@ -164,7 +164,8 @@ def test_arrays_in_and_out(name):
     found = transform_array(defense, images.numpy(), seed=5, ids=[4, 9, 2], query=7)
     assert isinstance(found, np.ndarray)
     assert np.array_equal(found, expected.numpy())
-    assert torch.equal(transform_array(defense, images, seed=5, ids=[4, 9, 2], query=7), expected)
+    narrow = np.array([4, 9, 2], dtype=np.int32)
+    assert torch.equal(transform_array(defense, images, seed=5, ids=narrow, query=7), expected)
 
 
 class Other:
@@ -190,5 +191,7 @@ def test_other_arrays_and_refusals():
     swapped = images.numpy().astype(">f4")
     with pytest.raises(InputError, match="copy it first"):
         transform_array(Identity(), swapped)
+    with pytest.raises(InputError, match=r"ids must be 2 integers, one for each image, got \[1\]"):
+        transform_array(Identity(), images, ids=[1])
     with pytest.raises(InputError, match="RGB floats"):
         transform_array(Identity(), np.zeros((2, 8, 8, 3), dtype=np.float32))

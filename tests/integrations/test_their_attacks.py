@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_defense
 from cannonade.integrations.judging import judge
+from cannonade.transforms.base import REGISTRY
 
 EPS = 0.07
 
@@ -29,7 +31,9 @@ def by_foolbox(defended, images, labels):
     from cannonade.integrations.foolbox import foolbox, foolbox_model
 
     attack = foolbox.attacks.LinfPGD(abs_stepsize=0.025, steps=8)
-    return attack(foolbox_model(defended), images, labels, epsilons=EPS)[1]
+    _, clipped, is_adv = attack(foolbox_model(defended), images, labels, epsilons=[EPS / 7, EPS])
+    assert is_adv.shape == (2, len(images))
+    return clipped[1]
 
 
 def by_art(defended, images, labels):
@@ -119,13 +123,23 @@ def test_two_calls_of_a_wrapper_differ(wrap, defended, images):
     assert (first != second).any(axis=1).all()
 
 
-def test_art_gradients_and_attacks_without_labels(defended, images, labels):
+def art_classifiers(net, defense):
+    """A defense inside the model, and as ART's preprocessor before it."""
+    from cannonade.integrations.art import DefensePreprocessor, art_classifier
+
+    classifier = Classifier(net, input_size=(8, 8))
+    preprocessor = DefensePreprocessor(defense, seed=1, device_type="cpu")
+    return art_classifier(DefendedClassifier(classifier, defense, seed=1)), art_classifier(
+        classifier, defenses=(preprocessor,)
+    )
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["model", "preprocessor"])
+def test_art_gradients_and_attacks_without_labels(place, net, defended, images, labels):
     """What broke ART's own EoT: N rows in, N rows out, with and without y."""
     from art.attacks.evasion import AutoProjectedGradientDescent, ProjectedGradientDescent
 
-    from cannonade.integrations.art import art_classifier
-
-    estimator = art_classifier(defended)
+    estimator = art_classifiers(net, defended.defense)[place]
     x, y = images[:8].numpy(), labels[:8].numpy()
     assert estimator.predict(x).shape == (8, 5)
     assert estimator.loss_gradient(x, np.eye(5, dtype=np.float32)[y]).shape == x.shape
@@ -139,15 +153,21 @@ def test_art_gradients_and_attacks_without_labels(defended, images, labels):
     assert np.abs(found - x).max() <= EPS + 1e-6
 
 
-def test_art_randomised_smoothing_around_ours(defended, images, labels):
+@pytest.mark.filterwarnings(r"ignore:\n With the current backend \(Pytorch\) Gaussian noise:UserWarning")
+@pytest.mark.parametrize("place", ["model", "preprocessor"])
+def test_art_randomised_smoothing_around_ours(place, net, defended, images, labels):
     from art.estimators.certification.randomized_smoothing import PyTorchRandomizedSmoothing
 
+    from cannonade.integrations.art import DefensePreprocessor
+
+    preprocessor = DefensePreprocessor(defended.defense, seed=1, device_type="cpu")
     smoothed = PyTorchRandomizedSmoothing(
-        model=defended,
+        model=defended if place == "model" else net,
         loss=torch.nn.CrossEntropyLoss(),
         input_shape=(3, 8, 8),
         nb_classes=5,
         clip_values=(0, 1),
+        preprocessing_defences=None if place == "model" else preprocessor,
         device_type="cpu",
         sample_size=60,
         scale=0.1,
@@ -159,9 +179,23 @@ def test_art_randomised_smoothing_around_ours(defended, images, labels):
     assert (torch.from_numpy(counts).argmax(1) == labels[:8]).sum() >= 6
 
 
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_every_transform_is_an_art_preprocessor(name):
+    from cannonade.integrations.art import DefensePreprocessor
+
+    transform = REGISTRY[name](**REGISTRY[name].example)
+    photos = torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(0)).numpy()
+    preprocessor = DefensePreprocessor(transform, seed=4, device_type="cpu")
+    found, _ = preprocessor(photos)
+    assert len(found) == 2
+    assert np.array_equal(found, preprocessor.estimate_forward(torch.from_numpy(photos)).numpy())
+    gradient = preprocessor.estimate_gradient(photos, np.ones_like(found))
+    assert gradient.shape == photos.shape
+    assert np.isfinite(gradient).all()
+
+
 @pytest.mark.parametrize("name", ["rotation(degrees=90)", "bart(k=3)", "smoothing(sigma=0.2)", "jpeg"])
 def test_a_defense_is_an_art_preprocessor(name, net):
-    from cannonade.classifier import Classifier
     from cannonade.integrations.art import DefensePreprocessor, art_classifier
 
     photos = torch.rand(2, 3, 40, 40, generator=torch.Generator().manual_seed(0)).numpy()
@@ -194,10 +228,9 @@ def test_autoattack_sees_no_gradients_in_forward(name, net):
     """Its check traces for functions named grad, backward and _make_grads."""
     from pyautoattack import checks
 
-    from cannonade.classifier import Classifier
-
     pooled = torch.nn.Sequential(torch.nn.AvgPool2d(5), copy.deepcopy(net))
-    defended = DefendedClassifier(Classifier(pooled, input_size=(40, 40)), build_defense(name))
+    classifier = Classifier(pooled, input_size=(40, 40))
+    defended = DefendedClassifier(classifier, build_defense(name), samples=2, chunk=2, checkpoint=True)
     for called in checks.funcs:
         checks.funcs[called] = 0
     tracer = sys.gettrace()
