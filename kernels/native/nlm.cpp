@@ -71,8 +71,36 @@ CLONED void squares(float* __restrict out, const float* __restrict from, int64_t
     }
 }
 
-// Sums over boxes of 2·offset by 2·offset, whose rows are given: `across` takes their sums down the columns.
-CLONED void box(float* __restrict out, float* __restrict across, const float* const* rows, int64_t offset, int64_t count) {
+// Sums over boxes of 2·offset by 2·offset, whose rows are given: `across` takes their sums down the columns. A sum is one of
+// pairs, in their order.
+ALWAYS_INLINE void box_of(float* __restrict out, float* __restrict across, const float* const* rows, int64_t offset,
+                          int64_t count) {
+    const int64_t wide = count + 2 * offset - 1;
+    for (int64_t x = 0; x < wide; ++x) {
+        float sum = rows[0][x] + rows[1][x];
+        for (int64_t pair = 1; pair < offset; ++pair) sum += rows[2 * pair][x] + rows[2 * pair + 1][x];
+        across[x] = sum;
+    }
+    for (int64_t x = 0; x < count; ++x) {
+        float sum = across[x] + across[x + 1];
+        for (int64_t pair = 1; pair < offset; ++pair) sum += across[x + 2 * pair] + across[x + 2 * pair + 1];
+        out[x] = sum;
+    }
+}
+
+// Of patches of 5 (and 4), of 7 (and 6) and of others: a known number of terms stays in registers.
+CLONED void box_of_4(float* __restrict out, float* __restrict across, const float* const* rows, int64_t count) {
+    const float* const own[] = {rows[0], rows[1], rows[2], rows[3]};
+    box_of(out, across, own, 2, count);
+}
+
+CLONED void box_of_6(float* __restrict out, float* __restrict across, const float* const* rows, int64_t count) {
+    const float* const own[] = {rows[0], rows[1], rows[2], rows[3], rows[4], rows[5]};
+    box_of(out, across, own, 3, count);
+}
+
+CLONED void box_of_any(float* __restrict out, float* __restrict across, const float* const* rows, int64_t offset,
+                       int64_t count) {
     const int64_t wide = count + 2 * offset - 1;
     for (int64_t x = 0; x < wide; ++x) across[x] = rows[0][x] + rows[1][x];
     for (int64_t pair = 1; pair < offset; ++pair) {
@@ -86,6 +114,19 @@ CLONED void box(float* __restrict out, float* __restrict across, const float* co
     }
 }
 
+void box(float* out, float* across, const float* const* rows, int64_t offset, int64_t count) {
+    if (offset == 2) return box_of_4(out, across, rows, count);
+    if (offset == 3) return box_of_6(out, across, rows, count);
+    box_of_any(out, across, rows, offset, count);
+}
+
+// Whether any weight of a stretch of distances is not 0; a little more than those that are.
+CLONED bool any_near(const float* __restrict row, int64_t count) {
+    int32_t near = 0;
+    for (int64_t x = 0; x < count; ++x) near |= row[x] < CUTOFF + 0.01f;
+    return near != 0;
+}
+
 CLONED void weigh(float* __restrict row, int64_t count) {
     for (int64_t x = 0; x < count; ++x) {
         const float apart = row[x] < CUTOFF + 1 ? row[x] : CUTOFF + 1;
@@ -94,14 +135,48 @@ CLONED void weigh(float* __restrict row, int64_t count) {
     }
 }
 
+// Parts of a row, a bit each, where something is not 0: most patches of a photo are too far apart for a weight.
+class Parts {
+  public:
+    // Of rows of up to `count`; no part is shorter than a patch, so that what a part adds ends within the next one.
+    Parts(int64_t count, int64_t patch)
+        : size_(std::max<int64_t>({64, patch, (count + 62) / 63})) {}  // with the next one, 64 at most
+
+    template <typename Live>
+    uint64_t find(int64_t count, const Live& live) const {
+        uint64_t found = 0;
+        for (int64_t at = 0, part = 0; at < count; at += size_, ++part) {
+            if (live(at, std::min(size_, count - at))) found |= uint64_t{1} << part;
+        }
+        return found;
+    }
+
+    // Calls visit(start, length) for parts next to each other at a time, within [from, to).
+    template <typename Visit>
+    void each(uint64_t found, int64_t from, int64_t to, const Visit& visit) const {
+        for (int64_t part = 0; part < 64 && found >> part; ++part) {
+            if (!(found >> part & 1)) continue;
+            int64_t end = part + 1;
+            while (end < 64 && found >> end & 1) ++end;
+            const int64_t start = std::max(part * size_, from), stop = std::min(end * size_, to);
+            if (start < stop) visit(start, stop - start);
+            part = end;
+        }
+    }
+
+  private:
+    int64_t size_;
+};
+
 // Rows of weights of one shift, in ascending order: the squares of 2·offset rows are kept.
 class Weights {
   public:
-    Weights(const Volume& v, const float* values)
-        : v_(v), values_(values), pitch_(v.pitch()), kept_(2 * v.offset * pitch_), across_(pitch_), row_(pitch_),
-          rows_(2 * v.offset) {}
+    Weights(const Volume& v, const float* values, const Parts& parts)
+        : v_(v), values_(values), parts_(parts), pitch_(v.pitch()), kept_(2 * v.offset * pitch_), across_(pitch_),
+          row_(pitch_), rows_(2 * v.offset) {}
 
-    const float* row(const Shift& shift, int64_t y) {
+    // Weights stand where `live` says so; elsewhere they are 0, and the row holds something else.
+    const float* row(const Shift& shift, int64_t y, uint64_t& live) {
         const int64_t side = 2 * v_.offset, wide = shift.columns + side - 1;
         for (int64_t below = y == 0 ? 0 : side - 1; below < side; ++below) {
             const int64_t u = y + below;
@@ -110,13 +185,15 @@ class Weights {
         }
         for (int64_t below = 0; below < side; ++below) rows_[below] = &kept_[(y + below) % side * pitch_];
         box(row_.data(), across_.data(), rows_.data(), v_.offset, shift.columns);
-        weigh(row_.data(), shift.columns);
+        live = parts_.find(shift.columns, [&](int64_t at, int64_t count) { return any_near(&row_[at], count); });
+        parts_.each(live, 0, shift.columns, [&](int64_t at, int64_t count) { weigh(&row_[at], count); });
         return row_.data();
     }
 
   private:
     const Volume& v_;
     const float* values_;
+    const Parts& parts_;
     int64_t pitch_;
     std::vector<float> kept_, across_, row_;
     std::vector<const float*> rows_;
@@ -140,26 +217,33 @@ void mean(float* out, float* mass, const float* images, const Volume& v) {
     const int64_t pixels = v.height * v.width;
     std::copy_n(images, v.channels * pixels, out);
     std::fill_n(mass, pixels, 1.0f);
-    Weights weights(v, values.data());
+    const Parts parts(v.pitch(), 2 * v.offset);
+    Weights weights(v, values.data(), parts);
     for_shifts(v, [&](const Shift& shift) {
         for (int64_t y = 0; y < shift.rows; ++y) {
-            const float* weight = weights.row(shift, y);
+            uint64_t live;
+            const float* weight = weights.row(shift, y, live);
             // Where the row of p, and that of q, lies in the image; the columns of p that do start at `right`, of q at 0.
             const int64_t own = shift.top + y - v.edge(), other = own + shift.down;
             const float* p = &values[(shift.top + y) * v.pitch() + shift.left];
             const float* q = p + shift.apart(v);
             if (own >= 0 && own < v.height) {
-                add(mass + own * v.width, weight + shift.right, v.width);
-                for (int64_t c = 0; c < v.channels; ++c) {
-                    add_weighted(out + c * pixels + own * v.width, weight + shift.right,
-                                 q + c * v.plane() + shift.right, v.width);
-                }
+                parts.each(live, shift.right, shift.columns, [&](int64_t at, int64_t count) {
+                    const int64_t to = own * v.width + at - shift.right;
+                    add(mass + to, weight + at, count);
+                    for (int64_t c = 0; c < v.channels; ++c) {
+                        add_weighted(out + c * pixels + to, weight + at, q + c * v.plane() + at, count);
+                    }
+                });
             }
             if (other >= 0 && other < v.height) {
-                add(mass + other * v.width, weight, v.width);
-                for (int64_t c = 0; c < v.channels; ++c) {
-                    add_weighted(out + c * pixels + other * v.width, weight, p + c * v.plane(), v.width);
-                }
+                parts.each(live, 0, v.width, [&](int64_t at, int64_t count) {
+                    const int64_t to = other * v.width + at;
+                    add(mass + to, weight + at, count);
+                    for (int64_t c = 0; c < v.channels; ++c) {
+                        add_weighted(out + c * pixels + to, weight + at, p + c * v.plane() + at, count);
+                    }
+                });
             }
         }
     });
@@ -209,36 +293,48 @@ std::vector<float> padded_gradient(const float* grad, const float* out, const fl
         }
     }
     std::vector<float> result = pull;
-    Weights weights(v, values.data());
+    const Parts parts(v.pitch() + margin, side);
+    Weights weights(v, values.data(), parts);
     const int64_t pitch = v.pitch() + 2 * margin;
     std::vector<float> inner((v.rows() + 2 * margin) * pitch), across(pitch), flow(pitch);
     std::vector<const float*> rows(side);
+    std::vector<uint64_t> live(v.rows() + 2 * margin);  // of the rows of `inner`
     for_shifts(v, [&](const Shift& shift) {
         const int64_t apart = shift.apart(v), first = shift.top * v.pitch() + shift.left;
         if (!constant_weights) std::fill_n(inner.begin(), (shift.rows + 2 * margin) * pitch, 0.0f);
         for (int64_t y = 0; y < shift.rows; ++y) {
             const int64_t at = first + y * v.pitch();
-            const float* weight = weights.row(shift, y);
-            for (int64_t c = 0; c < v.channels; ++c) {
-                float* to = &result[c * v.plane() + at];
-                const float* from = &pull[c * v.plane() + at];
-                add_weighted(to + apart, weight, from, shift.columns);
-                add_weighted(to, weight, from + apart, shift.columns);
-            }
-            if (constant_weights) continue;
-            slope(&inner[(y + margin) * pitch + margin], weight, &push[at], &pull[at], &values[at], apart, v, shift.columns);
+            const float* weight = weights.row(shift, y, live[y + margin]);
+            parts.each(live[y + margin], 0, shift.columns, [&](int64_t x, int64_t count) {
+                for (int64_t c = 0; c < v.channels; ++c) {
+                    float* to = &result[c * v.plane() + at + x];
+                    const float* from = &pull[c * v.plane() + at + x];
+                    add_weighted(to + apart, weight + x, from, count);
+                    add_weighted(to, weight + x, from + apart, count);
+                }
+                if (constant_weights) return;
+                slope(&inner[(y + margin) * pitch + margin + x], weight + x, &push[at + x], &pull[at + x], &values[at + x],
+                      apart, v, count);
+            });
         }
         if (constant_weights) return;
+        std::fill_n(live.begin(), margin, 0);
+        std::fill_n(live.begin() + shift.rows + margin, margin, 0);
         for (int64_t u = 0; u < shift.rows + margin; ++u) {
-            for (int64_t row = 0; row < side; ++row) rows[row] = &inner[(u + row) * pitch];
-            box(flow.data(), across.data(), rows.data(), v.offset, shift.columns + margin);
-            const int64_t at = first + (u - v.offset + 1) * v.pitch() - v.offset + 1;
-            for (int64_t c = 0; c < v.channels; ++c) {
-                const float* from = &values[c * v.plane() + at];
-                float* to = &result[c * v.plane() + at];
-                flow_first(to, from, apart, flow.data(), shift.columns + margin);
-                flow_second(to + apart, from + apart, apart, flow.data(), shift.columns + margin);
-            }
+            uint64_t found = 0;
+            for (int64_t row = 0; row < side; ++row) found |= live[u + row];
+            // A box reaches a margin farther than what lies in it.
+            parts.each(found | found << 1, 0, shift.columns + margin, [&](int64_t x, int64_t count) {
+                for (int64_t row = 0; row < side; ++row) rows[row] = &inner[(u + row) * pitch + x];
+                box(flow.data(), across.data(), rows.data(), v.offset, count);
+                const int64_t at = first + (u - v.offset + 1) * v.pitch() - v.offset + 1 + x;
+                for (int64_t c = 0; c < v.channels; ++c) {
+                    const float* from = &values[c * v.plane() + at];
+                    float* to = &result[c * v.plane() + at];
+                    flow_first(to, from, apart, flow.data(), count);
+                    flow_second(to + apart, from + apart, apart, flow.data(), count);
+                }
+            });
         }
     });
     return result;
