@@ -17,6 +17,8 @@ $(VENV)/.installed-%: pyproject.toml setup.py $(wildcard kernels/native/*.cpp ke
 
 $(VENV)/.peers: tests/peers.txt | $(VENV)/.installed-dev
 	$(BIN)/python -m pip install --quiet --no-deps -r tests/peers.txt
+	# The wheel of torchattacks holds an older copy of RobustBench, which may have come last.
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall $$(grep ^robustbench tests/peers.txt)
 	touch $@
 
 demo: $(VENV)/.installed-demo
