@@ -79,6 +79,7 @@ def main() -> int:
         "transforms": lambda: check_transforms(photos, device),
         "throughput": lambda: check_throughput(photos, device),
         "votes": lambda: check_votes(photos, device),
+        "chunks": lambda: check_chunks(photos, device),
         "model side": lambda: check_model_side(photos, device),
         "run": lambda: check_run(device.type),
         "peers": lambda: check_peers(photos, device),
@@ -211,6 +212,23 @@ def check_votes(photos: Tensor, device: torch.device) -> Iterator[Check]:
             True,
             f"{100 * len(images) / own:.0f} predictions/s, {own / bare:.2f} of the bare model's time",
         )
+
+
+def check_chunks(photos: Tensor, device: torch.device) -> Iterator[Check]:
+    """A classifier's own mean over draws, and its gradient: chunk by chunk, and computed again in backward, as in one pass."""
+    classifier, images, _ = _subject(photos, device)
+    results = []
+    for settings in ({}, {"chunk": len(images)}, {"chunk": len(images), "checkpoint": True}, {"chunk": "auto"}):
+        defended = DefendedClassifier(
+            classifier, build_defense("rotation"), randomness="fixed", samples=4, **settings
+        )  # fmt: skip
+        leaf = images.clone().requires_grad_()
+        logits = defended(leaf)
+        results.append((logits.detach(), *torch.autograd.grad(logits.square().sum(), leaf)))
+    whole = results.pop(0)
+    for name, found in zip(("in chunks", "computed again", "of the memory's size"), results, strict=True):
+        apart = max(float((own - one).norm() / one.norm()) for own, one in zip(found, whole, strict=True))
+        yield f"mean of draws {name}", apart <= 1e-3, f"{apart:.1e} of the norm apart from one pass"
 
 
 def check_model_side(photos: Tensor, device: torch.device) -> Iterator[Check]:

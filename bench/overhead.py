@@ -20,7 +20,7 @@ from cannonade.bench.authors import Loop, check_same, steps_of, through_oracles
 from cannonade.bench.peers import Budget, torchattacks_eotpgd
 from cannonade.bench.subjects import random_network
 from cannonade.bench.timing import interleaved
-from cannonade.bench.transforms import gradient_of
+from cannonade.bench.transforms import gradient_of, successive_draws
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_transform
@@ -118,11 +118,11 @@ class Sides:
         return Row(PARTS, defense, ours[0], (ours[1], ours[2]), theirs[0], (theirs[1], theirs[2]))
 
     def defended_gradient(self, defense: str, samples: int) -> Callable[[], object]:
-        """EOT of m draws, a pass for each."""
-        defended, ids = DefendedClassifier(self.bare, build_transform(defense)), torch.arange(len(self.images))
-        draws = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
-        eot, goal, loss = EOT(samples=samples, chunk=len(ids)), Untargeted(self.labels), LOSSES["cross_entropy"]
-        return lambda: eot.estimate(defended, self.images, goal, loss, draws)
+        """EOT of m draws, a pass for each; each call is another step of an attack."""
+        defended, count = DefendedClassifier(self.bare, build_transform(defense)), len(self.images)
+        eot, goal, loss = EOT(samples=samples, chunk=count), Untargeted(self.labels), LOSSES["cross_entropy"]
+        draws = successive_draws(count)
+        return lambda: eot.estimate(defended, self.images, goal, loss, next(draws))
 
     def bare_gradient(self, samples: int) -> Callable[[], object]:
         """As many gradients of the bare model."""

@@ -4,6 +4,7 @@ Ours runs the whole batch in this process; the oracle runs image by image in two
 do without this package.
 """
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -140,16 +141,21 @@ def _measure(
 
 
 def gradient_of(transform: Transform, images: Tensor) -> Callable[[], None]:
-    """What draws a transform for each image [N, 3, H, W], applies it, and goes back with a gradient of ones."""
-    ids = torch.arange(len(images))
-    streams = Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.zeros_like(ids))
-    weights = torch.ones_like(images)
+    """What draws a transform for each image [N, 3, H, W], anew at each call, applies it, and goes back from a sum."""
+    streams, weights = successive_draws(len(images)), torch.ones_like(images)
 
     def work() -> None:
         leaf = images.detach().requires_grad_()
-        torch.autograd.grad(transform(leaf, streams), leaf, weights)
+        torch.autograd.grad(transform(leaf, next(streams)), leaf, weights)
 
     return work
+
+
+def successive_draws(count: int) -> Iterator[Draws]:
+    """Those of an attack's steps on `count` images: programs of others at each step, as costs depend on which they are."""
+    ids = torch.arange(count)
+    for step in itertools.count():
+        yield Draws(seed=0, phase=Phase.ATTACK, images=ids, queries=torch.full_like(ids, step))
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """`cannonade advise`: how an attack should spend a fixed budget of gradients on a defense."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cannonade.cli.app import app, console
+from cannonade.cli.options import Device, Restrict, Rows, Seed, Weights
 from cannonade.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ def advise(
     attack: Annotated[
         str, typer.Option(help="A pgd call; its steps and step size are what advice is given on.")
     ] = "pgd(eps=8/255)",
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    weights: Weights = None,
+    restrict: Restrict = False,
     budget: Annotated[int, typer.Option(help="k·m, gradients per image.")] = 100,
     samples: Annotated[str, typer.Option(help="Values of m to try; those that divide the budget.")] = "1,5,20",
     steps: Annotated[str, typer.Option(help="Step sizes to try, as shares of eps.")] = "1/16,1/8,1/4",
@@ -30,9 +30,9 @@ def advise(
     votes: Annotated[int, typer.Option(help="n, predictions of a vote.")] = 20,
     limit: Annotated[int, typer.Option(help="Images of the pilot.")] = 16,
     confirmed: Annotated[int, typer.Option("--confirm", help="Further images to confirm the advice on.")] = 0,
-    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    chunk: Rows = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """A pilot over steps, draws a step, step size and average, all on the same budget, by successive halving.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import app, console
+from cannonade.cli.options import Device, Restrict, Weights
 from cannonade.errors import InputError
 
 
@@ -14,8 +15,8 @@ def calibrate(
     model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
     data: Annotated[str, typer.Option(help="Clean images, best none of those that are attacked later.")],
     out: Annotated[Path, typer.Option(help="File to write, safetensors.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    weights: Weights = None,
+    restrict: Restrict = False,
     noise: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,7 +27,7 @@ def calibrate(
     limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 1000,
     batch: Annotated[int, typer.Option(help="Images of one pass.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Measure how noise moves the logits of clean images, which --defense 'odds(statistics=FILE)' judges by."""
     from cannonade.defenses.odds import ONE_NOISE, calibrate_odds, parse_noise

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import app, console
+from cannonade.cli.options import Device, Restrict, Rows, Seed, Weights
 
 
 @app.command()
@@ -14,17 +15,17 @@ def certify(
     model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
     data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
     sigma: Annotated[float, typer.Option(help="Standard deviation of the noise, in pixel units of [0, 1].")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    weights: Weights = None,
+    restrict: Restrict = False,
     n0: Annotated[int, typer.Option(help="Predictions that choose the class.")] = 100,
     n: Annotated[int, typer.Option(help="Predictions that bound its probability, at most.")] = 100_000,
     alpha: Annotated[float, typer.Option(help="Chance of a wrong certificate, for each image.")] = 1e-3,
     radius: Annotated[float | None, typer.Option(help="Stop once this is proved or given up.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = None,
     batch: Annotated[int, typer.Option(help="Images that share the passes.")] = 32,
-    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    chunk: Rows = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="TSV file in the columns of locuslab/smoothing, and used.")] = None,
 ) -> None:
     """Certify a smoothed classifier on every image of a data set (Cohen et al., ICML 2019); -1 is to abstain."""

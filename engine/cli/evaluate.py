@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cannonade.cli.app import app, console, new_directory
+from cannonade.cli.options import Device, Restrict, Rows, Seed, Weights
 from cannonade.cli.progress import Limits, print_table, running, say_estimate
 from cannonade.errors import InputError
 
@@ -28,8 +29,8 @@ def evaluate(
     ],
     defense: Annotated[str, typer.Option(help="Such as 'rotation(degrees=90)'.")],
     attack: Annotated[str, typer.Option(help="Such as 'pgd(eps=8/255, steps=50, step_size=1/255)'.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    weights: Weights = None,
+    restrict: Restrict = False,
     eot: Annotated[int, typer.Option(help="m, draws averaged at each step.")] = 1,
     average: Annotated[str, typer.Option(help="What EOT averages: loss, logits or probs.")] = "loss",
     votes: Annotated[int, typer.Option(help="n, predictions of a majority vote.")] = 500,
@@ -40,9 +41,9 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = None,
     batch: Annotated[int, typer.Option(help="Images of one batch.")] = 32,
-    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    chunk: Rows = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     precision: Annotated[str, typer.Option(help="Of the classifier: float32, bfloat16 or float16.")] = "float32",
     out: Annotated[Path | None, typer.Option(help="Run directory; a new one under runs/ by default.")] = None,
     grid: Annotated[

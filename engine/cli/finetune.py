@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cannonade.cli.app import app, console, new_directory
+from cannonade.cli.options import Device
 from cannonade.cli.progress import interruptible, percent
 from cannonade.errors import InputError
 
@@ -51,7 +52,7 @@ def finetune(
     limit: Annotated[int | None, typer.Option(help="At most so many training images, spread evenly.")] = None,
     val_limit: Annotated[int | None, typer.Option(help="At most so many validation images, spread evenly.")] = None,
     seed: Annotated[int, typer.Option(help="Of order, crops, draws, dropout and new weights.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    device: Device = "auto",
     loader: Annotated[str, typer.Option(help="dali, portable or auto.")] = "auto",
     workers: Annotated[int, typer.Option(help="Threads or processes of the loader.")] = 2,
     log_every: Annotated[int, typer.Option(help="Steps from one line of the log to the next.")] = 10,

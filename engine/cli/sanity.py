@@ -1,11 +1,11 @@
 """`cannonade sanity`: whether an attack on a defense does what any attack that works must do."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cannonade.cli.app import app, console
+from cannonade.cli.options import Device, Restrict, Rows, Seed, Weights
 
 
 @app.command()
@@ -14,17 +14,17 @@ def sanity(
     data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
     defense: Annotated[str, typer.Option(help="Such as 'rotation(degrees=90)'.")],
     attack: Annotated[str, typer.Option(help="A pgd call, such as 'pgd(eps=8/255, steps=50, step_size=1/255)'.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    weights: Weights = None,
+    restrict: Restrict = False,
     eot: Annotated[int, typer.Option(help="m, draws averaged at each step.")] = 1,
     average: Annotated[str, typer.Option(help="What EOT averages: loss, logits or probs.")] = "loss",
     votes: Annotated[int, typer.Option(help="n, predictions of a majority vote.")] = 100,
     queries: Annotated[int, typer.Option(help="Predictions that Square may ask for, per image.")] = 500,
     alpha: Annotated[float, typer.Option(help="Probability of a false alarm.")] = 0.05,
     limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = 20,
-    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    chunk: Rows = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
 ) -> None:
     """Success must rise with eps to 100 % and with steps, and the white box must beat transfer, Square and noise.
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cannonade.cli.app import app, console
+from cannonade.cli.options import Device, Restrict, Rows, Seed, Weights
 
 if TYPE_CHECKING:
     from cannonade.voting import Votes
@@ -19,8 +20,8 @@ def vote(
     model: Annotated[str, typer.Option(help="Classifier: efficientnet_lite0, a torchvision name, …")],
     data: Annotated[str, typer.Option(help="'samples', a folder of class/image files, or an .npz.")],
     defense: Annotated[str, typer.Option(help="Such as 'smoothing(sigma=0.1)'.")],
-    weights: Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")] = None,
-    restrict: Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")] = False,
+    weights: Weights = None,
+    restrict: Restrict = False,
     votes: Annotated[int, typer.Option(help="n, predictions of each image, at most.")] = 500,
     stop: Annotated[str, typer.Option(help="none, exact or sequential.")] = "sequential",
     alpha: Annotated[float, typer.Option(help="Of the sequential rule: chance of another label than all n.")] = 1e-3,
@@ -28,9 +29,9 @@ def vote(
     check: Annotated[bool, typer.Option(help="Also take all n votes, and say where they disagree.")] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many images, spread evenly over the data.")] = None,
     batch: Annotated[int, typer.Option(help="Images that share the passes.")] = 128,
-    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of every draw.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")] = "auto",
+    chunk: Rows = "auto",
+    seed: Seed = 0,
+    device: Device = "auto",
     out: Annotated[Path | None, typer.Option(help="JSON-lines file with a record per image.")] = None,
 ) -> None:
     """Vote on every image of a data set: accuracy, and the votes that it took."""

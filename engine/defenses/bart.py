@@ -159,9 +159,8 @@ class BaRT(Transform):
         """[N, k] positions in `members`."""
         order = draws.site(0).permutation(len(self._groups))[:, : self.k]
         sizes = torch.tensor([len(group) for group in self._groups], device=order.device)
-        table = torch.tensor(
-            [group + [0] * (int(sizes.max()) - len(group)) for group in self._groups], device=order.device
-        )
+        widest = max(map(len, self._groups))
+        table = torch.tensor([group + [0] * (widest - len(group)) for group in self._groups], device=order.device)
         picked = draws.site(1).integers(0, sizes[order] - 1, (self.k,))
         steps = table[order, picked]
         if self.random_k:

@@ -8,6 +8,7 @@ import torch
 from cannonade.bench import gpu_check
 from cannonade.bench.gpu_check import (
     check_capture,
+    check_chunks,
     check_loader,
     check_model_side,
     check_peers,
@@ -71,6 +72,17 @@ def test_a_model_side_defense_that_does_not_repeat_is_found(photos, monkeypatch)
 
     monkeypatch.setattr(gpu_check.DefendedClassifier, "logits", wavering)
     assert [passed for _, passed, _ in check_model_side(small, device)] == [False, False]
+
+
+def test_a_mean_that_depends_on_the_chunk_is_found(photos, monkeypatch):
+    small, device = photos[:1, :, 90:122, 90:122], torch.device("cpu")
+    checks = list(check_chunks(small, device))
+    assert [passed for _, passed, _ in checks] == [True] * 3, checks
+    logits = gpu_check.DefendedClassifier.logits
+    monkeypatch.setattr(
+        gpu_check.DefendedClassifier, "logits", lambda self, images, draws: logits(self, images, draws) * len(images)
+    )
+    assert [passed for _, passed, _ in check_chunks(small, device)][:2] == [False, False]
 
 
 def test_a_run_that_does_not_repeat_is_found(monkeypatch):

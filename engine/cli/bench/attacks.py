@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Attack, Candidates, Data, Defense, Model, Out, Samples, Seed, Weights, bench, save
+from cannonade.cli.bench.app import Attack, Candidates, Data, Defense, Model, Out, Samples, bench, save
+from cannonade.cli.options import Seed, Weights
 from cannonade.errors import InputError
 
 

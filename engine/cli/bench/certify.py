@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Data, Limit, Model, Out, Restrict, Rounds, Seed, Weights, bench, save
+from cannonade.cli.bench.app import Data, Limit, Model, Out, Rounds, bench, save
+from cannonade.cli.options import Restrict, Seed, Weights
 
 
 @bench.command()

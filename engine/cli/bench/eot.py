@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, Seed, Weights, bench, save
+from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, bench, save
+from cannonade.cli.options import Seed, Weights
 
 
 @bench.command()

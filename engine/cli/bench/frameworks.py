@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Attack, Candidates, Data, Model, Out, Restrict, Samples, Seed, bench, save
+from cannonade.cli.bench.app import Attack, Candidates, Data, Model, Out, Samples, bench, save
+from cannonade.cli.options import Restrict, Seed
 from cannonade.errors import InputError
 
 

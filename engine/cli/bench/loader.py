@@ -5,7 +5,8 @@ from typing import Annotated, Any
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import AtMost, Files, Out, Restrict, Side, Weights, bench, save, yes
+from cannonade.cli.bench.app import AtMost, Files, Out, Side, bench, save, yes
+from cannonade.cli.options import Restrict, Weights
 
 
 @bench.command()

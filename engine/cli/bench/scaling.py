@@ -7,6 +7,7 @@ import typer
 
 from cannonade.cli.app import console
 from cannonade.cli.bench.app import Data, Rounds, bench, save
+from cannonade.cli.options import Rows
 from cannonade.errors import InputError
 
 
@@ -30,7 +31,7 @@ def scaling(
     side: Annotated[int, typer.Option(help="Of the images, on the other axes.")] = 32,
     batch: Annotated[int, typer.Option(help="Images, on the other axes.")] = 4,
     classes: Annotated[int, typer.Option(help="Logits, on the other axes.")] = 10,
-    chunk: Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")] = "auto",
+    chunk: Rows = "auto",
     threads: Annotated[list[int] | None, typer.Option(help="Several for several; 1 and 2 by default.")] = None,
     rounds: Rounds = 5,
     out: Annotated[Path | None, typer.Option(help="JSON file; the figure stands beside it as PNG.")] = None,

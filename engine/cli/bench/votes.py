@@ -6,7 +6,8 @@ import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, Restrict, Seed, Weights, bench, need_oracles, save
+from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, bench, need_oracles, save
+from cannonade.cli.options import Restrict, Seed, Weights
 from cannonade.errors import InputError
 
 

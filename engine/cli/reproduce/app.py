@@ -13,8 +13,6 @@ app.add_typer(reproduce, name="reproduce")
 Model = Annotated[str, typer.Option(help="Classifier; see evaluate.")]
 Data = Annotated[str, typer.Option(help="Images; see evaluate.")]
 Out = Annotated[Path, typer.Option(help="Directory of the runs, with the study's JSON and SVG.")]
-Weights = Annotated[Path | None, typer.Option(help="Weights file: safetensors, .pth or .pt.")]
-Restrict = Annotated[bool, typer.Option(help="Keep only the logits of the classes that occur in the data.")]
 Scale = Annotated[str, typer.Option(help="full, the paper's settings; or small, which says what it changed.")]
 Eps = Annotated[str, typer.Option(help="Radius in L∞, such as 4/255; the paper's is 8/255.")]
 Target = Annotated[str, typer.Option(help="Of targeted attacks: a class, random or least_likely.")]
@@ -22,9 +20,6 @@ Limit = Annotated[int | None, typer.Option(help="Images, spread evenly over the 
 Votes = Annotated[int | None, typer.Option(help="n, of a vote; the scale's own by default.")]
 Stop = Annotated[str, typer.Option(help="End votes early: none, exact or sequential.")]
 Batch = Annotated[int, typer.Option(help="Images of one batch.")]
-Rows = Annotated[str, typer.Option(help="Rows of one pass through the model, or auto.")]
-Seed = Annotated[int, typer.Option(help="Of every draw.")]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, … or auto.")]
 Resume = Annotated[bool, typer.Option(help="Go on with what is in --out.")]
 
 

@@ -4,23 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cannonade.cli.options import Device, Restrict, Rows, Seed, Weights
 from cannonade.cli.reproduce.app import (
     Batch,
     Data,
-    Device,
     Eps,
     Limit,
     Model,
     Out,
-    Restrict,
     Resume,
-    Rows,
     Scale,
-    Seed,
     Stop,
     Target,
     Votes,
-    Weights,
     interval,
     percent,
     reproduce,

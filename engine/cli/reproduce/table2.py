@@ -6,20 +6,8 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.reproduce.app import (
-    Batch,
-    Device,
-    Restrict,
-    Resume,
-    Rows,
-    Scale,
-    Seed,
-    Weights,
-    interval,
-    percent,
-    reproduce,
-    say,
-)
+from cannonade.cli.options import Device, Restrict, Rows, Seed, Weights
+from cannonade.cli.reproduce.app import Batch, Resume, Scale, interval, percent, reproduce, say
 
 
 @reproduce.command()

@@ -5,21 +5,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cannonade.cli.options import Device, Rows, Seed
 from cannonade.cli.reproduce.app import (
     Batch,
     Data,
-    Device,
     Eps,
     Limit,
     Model,
     Out,
     Resume,
-    Rows,
     Scale,
-    Seed,
     Stop,
     Target,
     Votes,
+    interval,
     percent,
     reproduce,
     say,
@@ -100,7 +99,11 @@ def _register(name: str, what: str) -> None:
             ):
                 paper = [found.paper(published, stage, change.value) for stage in STAGES] if published else [None, None]
                 known = "" if None in paper else f"; paper {percent(paper[0])} → {percent(paper[1])}"
-                say(f"  {words}: {percent(change.before[key])} → {percent(change.after[key])}{known}")
+                stages = " → ".join(
+                    f"{percent(stage[key])} {interval(stage.get(f'{key}_ci95'))}".rstrip()
+                    for stage in (change.before, change.after)
+                )
+                say(f"  {words}: {stages}{known}")
             say(
                 f"  broken before alone {change.only_before}, after alone {change.only_after} of {change.pairs} attacked "
                 f"at both, p = {change.p:.2g}"
