@@ -73,10 +73,10 @@ class Pair:
 
     Attributes:
         framework: whose attack.
-        success: shares of images, with the loop and in one pass.
-        only: images that only the loop, and only the pass, broke.
+        success: shares of images, with the loop and in one call.
+        only: images that only the loop, and only the call, broke.
         p: McNemar's exact test, two-sided.
-        speed: seconds of the loop over those of the pass.
+        speed: seconds of the loop over those of the call.
     """
 
     framework: str
@@ -136,12 +136,12 @@ def measure(
     once = replace(budget, samples=1)
     for name, (what, peer, loops) in THEIRS.items():
         plain, averaging = (
-            DefendedClassifier(defended.classifier, defended.defense, seed=defended.seed, samples=samples)
-            for samples in (1, m)
+            DefendedClassifier(defended.classifier, defended.defense, seed=defended.seed, samples=samples, chunk=chunk)
+            for samples, chunk in ((1, None), (m, "auto"))
         )
         if loops:
             yield row(name, "theirs", f"{what}, its loop of {m}", _with(peer, plain, budget))
-        yield row(name, "theirs", f"{what}, {m} in one pass", _with(peer, averaging, once))
+        yield row(name, "theirs", f"{what}, {m} in one call", _with(peer, averaging, once))
     attack = PGD(eps=budget.eps, steps=budget.steps, step_size=budget.step_size, gradient=EOT(samples=m))
     for name, ours in OURS.items() if adapters else ():
         what = f"APGD, EOT({m})" if name == "AutoAttack" else f"PGD, EOT({m})"
