@@ -29,18 +29,18 @@ def test_the_papers_settings_and_rates():
 
 
 def test_own_settings_reach_the_attack():
-    own = with_own(SCALES["small"], steps=7, samples=3, eps="4/255", votes=9, limit=None)
+    own = with_own(SCALES["full"], attack="pgd(eps=4/255, steps=7)", samples=3, votes=9, limit=None, stop="exact")
     [cell, _] = cells_of(STUDIES["figure4"], own, ["0.5"])
-    assert (cell.settings.attack, cell.settings.eot, cell.settings.votes) == ("auto_pgd(eps=4/255, steps=7)", 3, 9)
-    assert SCALES["full"].changes == ()
+    assert (cell.settings.attack, cell.settings.eot, cell.settings.votes) == ("pgd(eps=4/255, steps=7)", 3, 9)
     assert own.changes == (
-        "7 steps, not 200 steps",
+        "pgd(eps=4/255, steps=7), not auto_pgd(eps=8/255, steps=200)",
         "m = 3, not m = 1",
-        "eps 4/255, not eps 8/255",
-        "120 images, not 785 images",
         "9 votes, not 200 votes",
+        "votes' stop exact, not votes' stop none",
     )
-    for wrong in ({"steps": 0}, {"samples": -1}, {"limit": 0}, {"votes": 0}):
+    [text] = SCALES["full"].changes  # how AutoPGD differs from theirs
+    assert "ART 1.9.1" in text
+    for wrong in ({"samples": -1}, {"limit": 0}, {"votes": 0}):
         [name] = wrong
         with pytest.raises(InputError, match=f"{name} must be at least 1, got {wrong[name]}"):
             with_own(own, **wrong)
@@ -81,14 +81,14 @@ def test_command(tmp_path, monkeypatch, capsys):
         )  # fmt: skip
     printed = call(
         "reproduce", "figure4", "--model", "resnet_tiny", "--data", tmp_path / "val", "--scale", "small",
-        "--steps", 2, "--samples", 2, "--votes", 5, "--limit", 12,
+        "--attack", "pgd(eps=8/255, steps=2)", "--samples", 2, "--votes", 5, "--limit", 12,
         "--before", tmp_path / "plain" / "last.safetensors", "--after", f"0.3={tmp_path / 'tuned' / 'last.safetensors'}",
         "--out", tmp_path / "out", "--device", "cpu",
     )  # fmt: skip
     assert "smoothing(sigma=0.3), targeted" in printed
     assert "; paper 21.4 % → 93.0 %" in printed
     for text in (
-        "2 steps, not 200 steps",
+        "pgd(eps=8/255, steps=2), not auto_pgd(eps=8/255, steps=200)",
         "m = 2, not m = 1",
         "12 images, not 785 images",
         "5 votes, not 200 votes",

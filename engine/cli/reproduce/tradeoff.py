@@ -9,7 +9,6 @@ from cannonade.cli.options import Device, Rows, Seed
 from cannonade.cli.reproduce.app import (
     Batch,
     Data,
-    Eps,
     Limit,
     Model,
     Out,
@@ -41,10 +40,9 @@ def _register(name: str, what: str) -> None:
         ],
         out: Out,
         scale: Scale = "full",
-        steps: Annotated[int | None, typer.Option(help="k, of AutoPGD; the scale's own by default.")] = None,
+        attack: Annotated[str | None, typer.Option(help="See evaluate; the scale's own by default.")] = None,
         samples: Annotated[int | None, typer.Option(help="m, draws a step; the scale's own by default.")] = None,
         votes: Votes = None,
-        eps: Eps = "8/255",
         target: Target = "random",
         limit: Limit = None,
         stop: Stop = "none",
@@ -59,7 +57,6 @@ def _register(name: str, what: str) -> None:
         from cannonade.errors import InputError
         from cannonade.evaluation.assemble import assemble
         from cannonade.experiments.tradeoff import (
-            ALWAYS,
             SCALES,
             STAGES,
             STUDIES,
@@ -73,13 +70,13 @@ def _register(name: str, what: str) -> None:
         if scale not in SCALES:
             raise InputError(f"scale must be full or small, got {scale!r}")
         found, tuned = STUDIES[name], dict(parse_after(text) for text in after)
-        size = with_own(SCALES[scale], steps=steps, samples=samples, votes=votes, eps=eps, limit=limit)
+        size = with_own(SCALES[scale], attack=attack, samples=samples, votes=votes, limit=limit, stop=stop)
         cells = cells_of(found, size, list(tuned), target=target, seed=seed)
 
         def evaluate_all(weights: Path, own: "list[Cell]", place: Path) -> int:
             plans = assemble(
                 [cell.settings for cell in own], model=model, weights=weights, data=data, limit=size.limit,
-                batch=batch, chunk=chunk, device=device, stop=stop,
+                batch=batch, chunk=chunk, device=device, stop=size.stop,
             )  # fmt: skip
             run_cells(dict(zip(own, plans, strict=True)), place, "resume" if resume else "new", Limits())
             return len(plans[0].source)
@@ -108,7 +105,7 @@ def _register(name: str, what: str) -> None:
                 f"  broken before alone {change.only_before}, after alone {change.only_after} of {change.pairs} attacked "
                 f"at both, p = {change.p:.2g}"
             )
-        unlike = (*with_own(size, limit=images).changes, *ALWAYS)  # the data may have fewer than the limit
+        unlike = with_own(size, limit=images).changes  # the data may have fewer than the limit
         for text in unlike:
             say(f"unlike the original: {text}")
         for path in write_tradeoff(name, changes, unlike, out):
