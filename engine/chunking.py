@@ -1,6 +1,8 @@
 """How many rows fit the memory at once: a measured probe, and retreat when it was too hopeful."""
 
+import ctypes
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -51,6 +53,17 @@ def rows_that_fit(row: int, device: torch.device) -> int:
     return max(1, int(_SHARE * _free_bytes(device) // max(1, row)))
 
 
+def kept_rows_fit(rows: int, chunk: int, row: int, device: torch.device) -> bool:
+    """Whether what `rows` rows keep for one backward fits the free memory, where only `chunk` of them run at once.
+
+    Args:
+        rows, chunk: how many.
+        row: bytes of one, by `bytes_per_row`; half of them come and go.
+        device: where.
+    """
+    return (rows + chunk) * row / 2 <= _SHARE * _free_bytes(device)
+
+
 def bytes_per_row(defended: "DefendedClassifier", images: Tensor) -> int:
     """Bytes that one row's forward keeps for its backward, and as much again for what comes and goes.
 
@@ -78,12 +91,33 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + idle  # what PyTorch keeps for itself can be used again
-    free = int(psutil.virtual_memory().available)
+    free = int(psutil.virtual_memory().available) + _kept_by_malloc()
     if all(file.exists() for file in _LIMIT_FILES):
         limit, used = (file.read_text().strip() for file in _LIMIT_FILES)
         if limit != "max":
             free = min(free, int(limit) - int(used))
     return free
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's struct mallinfo2, of malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks"),
+            *("fordblks", "keepcost"),
+        )
+    ]
+
+
+def _kept_by_malloc() -> int:
+    """Bytes that were freed and that glibc, from 2.33, has not given back."""
+    mallinfo2 = getattr(ctypes.CDLL(None), "mallinfo2", None) if sys.platform == "linux" else None
+    if mallinfo2 is None:
+        return 0
+    mallinfo2.restype = _Mallinfo2
+    return int(mallinfo2().fordblks)
 
 
 def with_retreat(work: Callable[[int], Result], chunk: int) -> tuple[Result, int]:

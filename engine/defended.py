@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from cannonade.checks import check_layout, check_scale
-from cannonade.chunking import Chunk, bytes_per_row, rows_of_a_pass, rows_that_fit, with_retreat
+from cannonade.chunking import Chunk, bytes_per_row, kept_rows_fit, rows_of_a_pass, with_retreat
 from cannonade.classifier import Classifier
 from cannonade.defenses import Defense
 from cannonade.draws import Draws, Phase, check_seed
@@ -199,8 +199,8 @@ class DefendedClassifier(nn.Module):
             with torch.inference_mode(False):  # where nothing would be kept, and nothing measured
                 self._row_bytes[kind] = bytes_per_row(self, rows[:1].clone())
         row = self._row_bytes[kind]
-        again = self.checkpoint or len(rows) > rows_that_fit(row, rows.device)
-        return min(rows_of_a_pass(row, rows.device), len(rows)), again
+        chunk = min(rows_of_a_pass(row, rows.device), len(rows))
+        return chunk, self.checkpoint or not kept_rows_fit(len(rows), chunk, row, rows.device)
 
     @torch.compiler.disable
     def _look(self, images: Tensor) -> None:

@@ -37,3 +37,21 @@ def test_freed_memory_is_used_again():
     )
     assert kept < 10 < plain
     assert by_program < 10
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_freed_memory_that_is_kept_counts_as_free():
+    program = """
+import ctypes
+from cannonade.chunking import _kept_by_malloc
+from cannonade.cli.memory import keep_freed_memory
+keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+blocks = [libc.malloc(900 << 20) for _ in range(3)]  # more than glibc would keep of any threshold
+before = _kept_by_malloc()
+for block in blocks:
+    libc.free(block)
+print(_kept_by_malloc() - before)
+"""
+    assert int(subprocess.check_output([sys.executable, "-c", program])) > 0.99 * 3 * (900 << 20)

@@ -135,6 +135,16 @@ def test_auto_computes_again_only_what_does_not_fit(free, forwards, monkeypatch)
     assert defended.classifier.gradients == 20
 
 
+def test_rows_that_wait_for_backward_keep_less_than_those_that_run(monkeypatch):
+    """20 rows of 8 kB would not fit 120 kB, but of 4 kB, and 5 of them once more, they do."""
+    monkeypatch.setattr("cannonade.chunking._free_bytes", lambda _: 200_000)
+    monkeypatch.setattr("cannonade.chunking._CPU_BYTES", 40_000)
+    monkeypatch.setattr("cannonade.defended.bytes_per_row", lambda *_: 8_000)
+    defended = make(samples=5, chunk="auto")
+    defended(IMAGES.clone().requires_grad_()).sum().backward()
+    assert (defended.classifier.forwards, defended.classifier.gradients) == (20, 20)
+
+
 def test_where_memory_runs_out_chunks_are_halved_and_computed_again(monkeypatch):
     defended, whole = make(samples=5, chunk=16, randomness="fixed"), make(samples=5, randomness="fixed")
     sizes, logits = [], defended.logits
