@@ -29,6 +29,7 @@ class Study:
         eps: radius of the attacks in L∞, as text.
         limit: images that are evaluated.
         votes: n.
+        stop: how votes end early.
         published: success rates of the paper, by (defense, goal, k, m).
     """
 
@@ -40,6 +41,7 @@ class Study:
     eps: str = "8/255"
     limit: int = 1000
     votes: int = 500
+    stop: str = "none"
     published: Mapping[tuple[str, str, int, int], float]
 
     def __post_init__(self) -> None:

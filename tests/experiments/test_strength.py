@@ -82,6 +82,9 @@ def test_one_goal_of_a_study_of_both():
     own = with_own(find_study("figure1", "full"), goals=(parse_goal("untargeted"),))
     assert {cell.settings.target for cell in cells_of(own)} == {None}
     assert changes_of("figure1", own) == ("goal untargeted, not goal untargeted, targeted",)
+    assert changes_of("figure1", with_own(find_study("figure1", "full"), stop="exact")) == (
+        "stop exact, not stop none",
+    )
     with pytest.raises(InputError, match="goal must be untargeted or targeted, got 'both'"):
         parse_goal("both")
 

@@ -36,7 +36,7 @@ def test_own_settings_reach_the_attack():
         "pgd(eps=4/255, steps=7), not auto_pgd(eps=8/255, steps=200)",
         "m = 3, not m = 1",
         "9 votes, not 200 votes",
-        "votes' stop exact, not votes' stop none",
+        "stop exact, not stop none",
     )
     [text] = SCALES["full"].changes  # how AutoPGD differs from theirs
     assert "ART 1.9.1" in text

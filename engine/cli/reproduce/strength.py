@@ -68,12 +68,12 @@ def _register(name: str, what: str) -> None:
             find_study(name, scale), goals=(parse_goal(goal),) if goal else None,
             defenses=None if defense is None else (defense,),
             strengths=tuple(map(parse_strength, strength)) if strength else None,
-            step_sizes=tuple(step_size) if step_size else None, votes=votes, eps=eps, limit=limit,
+            step_sizes=tuple(step_size) if step_size else None, votes=votes, eps=eps, limit=limit, stop=stop,
         )  # fmt: skip
         cells = cells_of(found, target=target, seed=seed)
         plans = assemble(
             [cell.settings for cell in cells], model=model, weights=weights, data=data, limit=found.limit, batch=batch,
-            chunk=chunk, device=device, restrict=restrict, stop=stop,
+            chunk=chunk, device=device, restrict=restrict, stop=found.stop,
         )  # fmt: skip
         found = with_own(found, limit=len(plans[0].source))  # the data may have fewer
         by_cell = dict(zip(cells, plans, strict=True))
