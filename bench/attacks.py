@@ -24,7 +24,7 @@ from cannonade.bench import peers
 from cannonade.bench.peers import Budget, PeerAttack
 from cannonade.defended import DefendedClassifier
 from cannonade.draws import Draws, Phase
-from cannonade.evaluation.statistics import mcnemar
+from cannonade.evaluation.paired import Paired
 from cannonade.voting import majority_vote
 
 # Each peer with what of ours spends the same budget in the same way.
@@ -163,7 +163,7 @@ def judge(defended: DefendedClassifier, images: Tensor, labels: Tensor, votes: i
 
 
 def _compare(first: str, one: Judged, second: str, other: Judged) -> Comparison:
-    only = int((one.success & ~other.success).sum()), int((other.success & ~one.success).sum())
+    counts = Paired.of(one.success.tolist(), other.success.tolist())
     n = len(one.success)
     difference = (one.loss - other.loss).double()
     error = float(difference.std()) / sqrt(n)
@@ -174,10 +174,10 @@ def _compare(first: str, one: Judged, second: str, other: Judged) -> Comparison:
         second=second,
         images=n,
         success=(float(one.success.double().mean()), float(other.success.double().mean())),
-        only=only,
-        p_success=mcnemar(*only),
+        only=(counts.only_first, counts.only_second),
+        p_success=counts.p,
         loss=(float(one.loss.mean()), float(other.loss.mean())),
         p_loss=2 * normal.cdf(-abs(float(difference.mean())) / error) if error else 1.0,
-        seen=power * sqrt(max(1, sum(only))) / n,
+        seen=power * sqrt(max(1, counts.only_first + counts.only_second)) / n,
         seen_loss=power * error,
     )

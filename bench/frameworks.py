@@ -6,7 +6,7 @@ each framework calls its own.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import pairwise
 from time import perf_counter
@@ -21,7 +21,7 @@ from cannonade.attacks.pgd import PGD
 from cannonade.bench import peers
 from cannonade.bench.peers import Budget, PeerAttack
 from cannonade.defended import DefendedClassifier
-from cannonade.evaluation.statistics import mcnemar
+from cannonade.evaluation.paired import Paired
 from cannonade.integrations.adv_lib import AdvLibAttack
 from cannonade.integrations.autoattack import APGDAttack
 from cannonade.integrations.judging import judge
@@ -74,20 +74,21 @@ class Pair:
     Attributes:
         framework: whose attack.
         success: shares of images, with the loop and in one call.
-        only: images that only the loop, and only the call, broke.
-        p: McNemar's exact test, two-sided.
+        counts: the images that each broke, the loop first.
         speed: seconds of the loop over those of the call.
     """
 
     framework: str
     success: tuple[float, float]
-    only: tuple[int, int]
-    p: float
+    counts: Paired
     speed: float
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self)
+        own, counts = vars(self), self.counts
+        return {name: own[name] for name in ("framework", "success", "speed")} | {
+            "only": (counts.only_first, counts.only_second), "p": counts.p, "points_ci95": counts.interval(),
+        }  # fmt: skip
 
 
 def pairs(rows: Sequence[Row]) -> Iterator[Pair]:
@@ -95,10 +96,8 @@ def pairs(rows: Sequence[Row]) -> Iterator[Pair]:
     theirs = [row for row in rows if row.direction == "theirs"]
     for loop, one in pairwise(theirs):
         if loop.framework == one.framework:
-            judged = list(zip(loop.fooled, one.fooled, strict=True))
-            only = judged.count((True, False)), judged.count((False, True))
             success, speed = (loop.success, one.success), loop.seconds / one.seconds
-            yield Pair(loop.framework, success, only, mcnemar(*only), speed)
+            yield Pair(loop.framework, success, Paired.of(loop.fooled, one.fooled), speed)
 
 
 def measure(
@@ -135,9 +134,9 @@ def measure(
     m = budget.samples
     once = replace(budget, samples=1)
     for name, (what, peer, loops) in THEIRS.items():
-        plain, averaging = (
-            DefendedClassifier(defended.classifier, defended.defense, seed=defended.seed, samples=samples, chunk=chunk)
-            for samples, chunk in ((1, None), (m, "auto"))
+        plain = DefendedClassifier(defended.classifier, defended.defense, seed=defended.seed)
+        averaging = DefendedClassifier(
+            defended.classifier, defended.defense, seed=defended.seed, samples=m, chunk="auto"
         )
         if loops:
             yield row(name, "theirs", f"{what}, its loop of {m}", _with(peer, plain, budget))

@@ -46,7 +46,7 @@ def advise(
     from cannonade.attacks.goals import Goal, Targeted, Untargeted
     from cannonade.attacks.pgd import PGD
     from cannonade.draws import Phase
-    from cannonade.evaluation.statistics import mcnemar
+    from cannonade.evaluation.paired import Paired
     from cannonade.evaluation.subject import open_subject, parse_chunk
     from cannonade.experiments.advise import agreement, allocations, confirm, pilot
     from cannonade.spec import build, call_text
@@ -115,7 +115,7 @@ def advise(
                 subject.defended, images[rest], goal(rest), base, trial.allocation, ids=ids[rest], votes=5 * votes
             )
             first_won = won if first_won is None else first_won
-            p = mcnemar(int((first_won & ~won).sum()), int((won & ~first_won).sum()))
+            p = Paired.of(first_won.tolist(), won.tolist()).p
             verdict = (
                 ""
                 if won is first_won

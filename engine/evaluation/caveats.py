@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cannonade.evaluation.methods import without_argument
-from cannonade.evaluation.statistics import mcnemar
+from cannonade.evaluation.paired import Paired
 
 _FEW = 100  # attacked images: the 95 % interval of a rate near one half is then 19 points wide
 _ALPHA = 0.01
@@ -61,22 +61,13 @@ def caveats_between(runs: Sequence[tuple[str, Mapping[str, Any], Sequence[Mappin
             reason = _should_lose(weak, strong)
             if reason is None:
                 continue
-            only, lost, pairs = paired(weak_records, strong_records)
-            if only > lost and mcnemar(only, lost) < _ALPHA:
+            counts = Paired.of_records(weak_records, strong_records)
+            if counts.points > 0 and counts.p < _ALPHA:
                 found.append(
-                    f"{name} breaks more than {other}, {only} images against {lost} of {pairs} where they differ, "
-                    f"although {reason}: the gradient may be masked, or the step size wrong."
+                    f"{name} breaks more than {other}, {counts.only_first} images against {counts.only_second} of "
+                    f"{counts.pairs} where they differ, although {reason}: the gradient may be masked, or the step size wrong."
                 )
     return found
-
-
-def paired(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]) -> tuple[int, int, int]:
-    """Images that only the first broke, that only the second broke, and that both attacked."""
-    other = {record["id"]: record for record in second if record["attacked"]}
-    both = [(record, other[record["id"]]) for record in first if record["attacked"] and record["id"] in other]
-    only = sum(mine["success"] and not theirs["success"] for mine, theirs in both)
-    lost = sum(theirs["success"] and not mine["success"] for mine, theirs in both)
-    return only, lost, len(both)
 
 
 def _should_lose(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> str | None:

@@ -9,12 +9,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from cannonade.evaluation.caveats import caveats, caveats_between, paired
+from cannonade.evaluation.caveats import caveats, caveats_between
 from cannonade.evaluation.charts import vote_shares
 from cannonade.evaluation.methods import methods
 from cannonade.evaluation.page import data_uri, eight_bit, figure_png, figure_uri, render
+from cannonade.evaluation.paired import Paired
 from cannonade.evaluation.run_directory import RunDirectory
-from cannonade.evaluation.statistics import mcnemar
 from cannonade.evaluation.votes_of import goal_share
 from cannonade.files import replace_file
 
@@ -114,14 +114,11 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two runs on the images that both attacked (McNemar, exact, two-sided)."""
+    """Two runs on the images that both attacked."""
 
     first: str
     second: str
-    pairs: int
-    only_first: int
-    only_second: int
-    p: float
+    counts: Paired
 
 
 def write_report(runs: Sequence[Path], out: Path, *, replace: bool = True) -> Path:
@@ -207,9 +204,8 @@ def _compare(runs: Sequence[Run]) -> list[Comparison]:
         return []
     pairs = []
     for first, second in combinations(runs, 2):
-        only, lost, both = paired(first.records, second.records)
-        p = mcnemar(only, lost)
-        pairs.append(Comparison(_title(first, runs), _title(second, runs), both, only, lost, p))
+        counts = Paired.of_records(first.records, second.records)
+        pairs.append(Comparison(_title(first, runs), _title(second, runs), counts))
     return pairs
 
 

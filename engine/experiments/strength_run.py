@@ -14,11 +14,10 @@ import torch
 
 from cannonade.attacks.goals import goal_for
 from cannonade.draws import Phase
-from cannonade.evaluation.caveats import paired
 from cannonade.evaluation.grid import Cell
+from cannonade.evaluation.paired import Paired
 from cannonade.evaluation.plan import Plan
 from cannonade.evaluation.run_directory import RunDirectory
-from cannonade.evaluation.statistics import mcnemar, mcnemar_one_sided, paired_interval
 from cannonade.experiments.strength import Study, changes_of
 from cannonade.voting import majority_vote
 
@@ -60,7 +59,7 @@ class Gain:
     Attributes:
         defense, goal, strength: of both.
         with_eot, without_eot: (k, m) of each.
-        only_with, only_without: images that one alone broke, of the `pairs` that both attacked.
+        counts: the images that each broke, that with EOT first.
     """
 
     defense: str
@@ -68,44 +67,17 @@ class Gain:
     strength: int
     with_eot: tuple[int, int]
     without_eot: tuple[int, int]
-    only_with: int
-    only_without: int
-    pairs: int
-
-    @property
-    def points(self) -> float:
-        """Difference of the success rates, in percentage points, with EOT minus without."""
-        return 100 * (self.only_with - self.only_without) / max(1, self.pairs)
-
-    @property
-    def p(self) -> float:
-        """That chance alone explains it (McNemar, two-sided)."""
-        return mcnemar(self.only_with, self.only_without)
-
-    @property
-    def p_stronger(self) -> float:
-        """That chance alone makes EOT so much stronger (McNemar, one-sided)."""
-        return mcnemar_one_sided(self.only_with, self.only_without)
-
-    def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
-        """Of the difference, in percentage points (Tango's, see `paired_interval`); None without pairs."""
-        found = paired_interval(self.only_with, self.only_without, self.pairs, confidence)
-        return None if found is None else (100 * found[0], 100 * found[1])
-
-    def equivalent(self, margin: float = MARGIN) -> bool:
-        """Whether the rates differ by less than a margin, by two one-sided tests of level 5 %: the 90 % interval lies within.
-
-        Args:
-            margin: in percentage points.
-        """
-        found = self.interval(0.9)
-        return found is not None and -margin < found[0] and found[1] < margin
+    counts: Paired
 
     def as_json(self) -> dict[str, Any]:
         """Its counts, and what they say."""
-        return vars(self) | {
-            "points": self.points, "points_ci95": self.interval(0.95), "points_ci90": self.interval(0.9),
-            "p": self.p, "p_eot_stronger": self.p_stronger, f"equivalent_within_{MARGIN:g}_points": self.equivalent(),
+        own = {name: value for name, value in vars(self).items() if name != "counts"}
+        counts = self.counts
+        return own | {
+            "only_with": counts.only_first, "only_without": counts.only_second, "pairs": counts.pairs,
+            "points": counts.points, "points_ci95": counts.interval(0.95), "points_ci90": counts.interval(0.9),
+            "p": counts.p, "p_eot_stronger": counts.p_first_stronger,
+            f"equivalent_within_{MARGIN:g}_points": counts.equivalent(MARGIN),
         }  # fmt: skip
 
 
@@ -184,12 +156,9 @@ def gains(points: Sequence[Point]) -> list[Gain]:
         for other in points:
             same = (one.defense, one.goal, one.strength) == (other.defense, other.goal, other.strength)
             if same and one.samples > 1 and other.samples == 1:
-                only, lost, pairs = paired(one.records, other.records)
-                found.append(
-                    Gain(
-                        one.defense, one.goal, one.strength, (one.steps, one.samples), (other.steps, 1), only, lost, pairs,
-                    )
-                )  # fmt: skip
+                with_eot, without_eot = (one.steps, one.samples), (other.steps, 1)
+                counts = Paired.of_records(one.records, other.records)
+                found.append(Gain(one.defense, one.goal, one.strength, with_eot, without_eot, counts))
     return found
 
 

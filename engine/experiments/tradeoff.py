@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from cannonade.errors import InputError
-from cannonade.evaluation.caveats import paired
 from cannonade.evaluation.grid import Cell, Settings
+from cannonade.evaluation.paired import Paired
 from cannonade.evaluation.run_directory import RunDirectory
-from cannonade.evaluation.statistics import mcnemar
 from cannonade.experiments.unlike import differences
 
 UNTARGETED, TARGETED = GOALS = ("untargeted", "targeted")
@@ -151,18 +150,22 @@ class Change:
     Attributes:
         value, goal: which.
         before, after: summaries of the runs.
-        only_before, only_after: images that the attack broke at one stage alone, of the `pairs` that it attacked at both.
-        p: that chance alone explains the difference (McNemar, two-sided).
+        counts: the images that the attack broke at each stage, that before first.
     """
 
     value: str
     goal: str
     before: dict[str, Any]
     after: dict[str, Any]
-    only_before: int
-    only_after: int
-    pairs: int
-    p: float
+    counts: Paired
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        own = {name: value for name, value in vars(self).items() if name != "counts"}
+        return own | {
+            "only_before": self.counts.only_first, "only_after": self.counts.only_second, "pairs": self.counts.pairs,
+            "p": self.counts.p,
+        }  # fmt: skip
 
 
 def read_changes(cells: Sequence[Cell], before: Path, after: Mapping[str, Path]) -> list[Change]:
@@ -178,8 +181,8 @@ def read_changes(cells: Sequence[Cell], before: Path, after: Mapping[str, Path])
         chosen = dict(cell.choices)
         first_run, second_run = (RunDirectory(grid / cell.name) for grid in (before, after[chosen["value"]]))
         first, second = (each.read_json("summary.json") for each in (first_run, second_run))
-        only, lost, pairs = paired(first_run.read_images(), second_run.read_images())
-        changes.append(Change(chosen["value"], chosen["goal"], first, second, only, lost, pairs, mcnemar(only, lost)))
+        counts = Paired.of_records(first_run.read_images(), second_run.read_images())
+        changes.append(Change(chosen["value"], chosen["goal"], first, second, counts))
     return changes
 
 
@@ -209,7 +212,7 @@ def write_tradeoff(name: str, changes: Sequence[Change], unlike: Sequence[str], 
         axis.legend(frameon=False, fontsize=8)
     figure.savefig(out / f"{name}.svg", metadata={"Date": None})
     rows = [
-        vars(change)
+        change.as_json()
         | {
             f"published_{what}_{stage}": study.paper(goal, stage, change.value)
             for (what, goal), stage in product((("benign", "benign"), ("success", change.goal)), STAGES)

@@ -8,6 +8,7 @@ from cannonade.bench.frameworks import OURS, THEIRS, Row, measure, pairs
 from cannonade.bench.peers import Budget, secml_torch_pgd
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
+from cannonade.evaluation.paired import Paired
 from cannonade.transforms.noise import Smoothing
 from cannonade.voting import majority_vote
 
@@ -53,4 +54,4 @@ def test_pairs_are_counted_image_by_image():
         row("a", "ours", 1.0, [True] * 4),
     ]
     (pair,) = pairs(rows)
-    assert (pair.framework, pair.success, pair.only, pair.p, pair.speed) == ("a", (0.5, 0.75), (1, 2), 1.0, 3.0)
+    assert (pair.framework, pair.success, pair.counts, pair.speed) == ("a", (0.5, 0.75), Paired(1, 2, 4), 3.0)

@@ -68,10 +68,13 @@ def frameworks(
             table.add_row(row.framework, row.direction, row.what, *shares, f"{row.seconds:.1f}")
         Console(width=120).print(table)
         both = list(pairs(rows))
-        table = Table("their attack", "loop / one call %", "only", "p", "loop's time over the call's", box=None)
+        table = Table(
+            "their attack", "loop / one call %", "difference", "only", "p", "loop's time over the call's", box=None
+        )
         for pair in both:
             rates = " / ".join(f"{100 * rate:.1f}" for rate in pair.success)
-            table.add_row(pair.framework, rates, " / ".join(map(str, pair.only)), f"{pair.p:.2g}", f"{pair.speed:.2f}")
+            only = f"{pair.counts.only_first} / {pair.counts.only_second}"
+            table.add_row(pair.framework, rates, pair.counts.text, only, f"{pair.counts.p:.2g}", f"{pair.speed:.2f}")
         console.print(table)
         record[call] = {
             "images": int(right.sum()),

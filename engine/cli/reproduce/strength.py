@@ -100,13 +100,15 @@ def _gain_text(gain: "Gain") -> str:
     from cannonade.experiments.strength_run import MARGIN
 
     start = f"{gain.defense}, {gain.goal}, k·m = {gain.strength}: EOT-{gain.with_eot[1]}"
-    wide, narrow = gain.interval(0.95), gain.interval(0.9)
+    counts = gain.counts
+    wide, narrow = counts.interval(0.95), counts.interval(0.9)
     if wide is None or narrow is None:
         return f"{start} cannot be compared, no image was attacked with it and without"
     return (
-        f"{start} {gain.points:+.1f} points, 95 % interval [{wide[0]:+.1f}, {wide[1]:+.1f}], alone {gain.only_with}, "
-        f"EOT-1 alone {gain.only_without} of {gain.pairs}, p = {gain.p:.2g}, one-sided for EOT p = {gain.p_stronger:.2g}, "
-        f"equivalent within {MARGIN:g} points: {'yes' if gain.equivalent() else 'no'}, 90 % interval "
+        f"{start} {counts.points:+.1f} points, 95 % interval [{wide[0]:+.1f}, {wide[1]:+.1f}], alone {counts.only_first}, "
+        f"EOT-1 alone {counts.only_second} of {counts.pairs}, p = {counts.p:.2g}, one-sided for EOT "
+        f"p = {counts.p_first_stronger:.2g}, equivalent within {MARGIN:g} points: "
+        f"{'yes' if counts.equivalent(MARGIN) else 'no'}, 90 % interval "
         f"[{narrow[0]:+.1f}, {narrow[1]:+.1f}]"
     )
 

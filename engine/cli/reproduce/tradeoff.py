@@ -101,9 +101,10 @@ def _register(name: str, what: str) -> None:
                     for stage in (change.before, change.after)
                 )
                 say(f"  {words}: {stages}{known}")
+            counts = change.counts
             say(
-                f"  broken before alone {change.only_before}, after alone {change.only_after} of {change.pairs} attacked "
-                f"at both, p = {change.p:.2g}"
+                f"  broken before alone {counts.only_first}, after alone {counts.only_second} of {counts.pairs} attacked "
+                f"at both, p = {counts.p:.2g}"
             )
         unlike = with_own(size, limit=images).changes  # the data may have fewer than the limit
         for text in unlike:
