@@ -26,10 +26,11 @@ inline int64_t mirrored(int64_t place, int64_t length) {
     return place < length ? place : 2 * (length - 1) - place;
 }
 
-std::vector<float> padded(const float* images, const Volume& v) {
+// The rows of the padded volume that are asked for; the others hold 0.
+std::vector<float> padded(const float* images, const Volume& v, Band rows) {
     std::vector<float> out(v.channels * v.plane());
     for (int64_t c = 0; c < v.channels; ++c) {
-        for (int64_t y = 0; y < v.rows(); ++y) {
+        for (int64_t y = rows.from; y < rows.to; ++y) {
             const float* from = images + (c * v.height + mirrored(y - v.edge(), v.height)) * v.width;
             float* to = &out[c * v.plane() + y * v.pitch()];
             for (int64_t x = 0; x < v.pitch(); ++x) to[x] = from[mirrored(x - v.edge(), v.width)];
@@ -168,7 +169,7 @@ class Parts {
     int64_t size_;
 };
 
-// Rows of weights of one shift, in ascending order: the squares of 2·offset rows are kept.
+// Rows of weights of one shift, one after the other from `first` on: the squares of 2·offset rows are kept.
 class Weights {
   public:
     Weights(const Volume& v, const float* values, const Parts& parts)
@@ -176,9 +177,9 @@ class Weights {
           row_(pitch_), rows_(2 * v.offset) {}
 
     // Weights stand where `live` says so; elsewhere they are 0, and the row holds something else.
-    const float* row(const Shift& shift, int64_t y, uint64_t& live) {
+    const float* row(const Shift& shift, int64_t y, int64_t first, uint64_t& live) {
         const int64_t side = 2 * v_.offset, wide = shift.columns + side - 1;
-        for (int64_t below = y == 0 ? 0 : side - 1; below < side; ++below) {
+        for (int64_t below = y == first ? 0 : side - 1; below < side; ++below) {
             const int64_t u = y + below;
             const float* from = values_ + (shift.top + u - v_.offset + 1) * pitch_ + shift.left - v_.offset + 1;
             squares(&kept_[u % side * pitch_], from, shift.apart(v_), v_, wide);
@@ -212,22 +213,22 @@ CLONED void divide(float* __restrict to, const float* __restrict by, int64_t cou
     for (int64_t x = 0; x < count; ++x) to[x] /= by[x];
 }
 
-void mean(float* out, float* mass, const float* images, const Volume& v) {
-    const std::vector<float> values = padded(images, v);
-    const int64_t pixels = v.height * v.width;
-    std::copy_n(images, v.channels * pixels, out);
-    std::fill_n(mass, pixels, 1.0f);
+void mean(float* out, float* mass, const float* images, const Volume& v, Band band) {
+    const std::vector<float> values = padded(images, v, {band.from, band.to + 2 * v.edge()});
+    const int64_t pixels = v.height * v.width, start = band.from * v.width, own_pixels = (band.to - band.from) * v.width;
+    for (int64_t c = 0; c < v.channels; ++c) std::copy_n(images + c * pixels + start, own_pixels, out + c * pixels + start);
+    std::fill_n(mass + start, own_pixels, 1.0f);
     const Parts parts(v.pitch(), 2 * v.offset);
     Weights weights(v, values.data(), parts);
     for_shifts(v, [&](const Shift& shift) {
-        for (int64_t y = 0; y < shift.rows; ++y) {
+        for (int64_t y = band.from; y < band.to + std::abs(shift.down); ++y) {
             uint64_t live;
-            const float* weight = weights.row(shift, y, live);
+            const float* weight = weights.row(shift, y, band.from, live);
             // Where the row of p, and that of q, lies in the image; the columns of p that do start at `right`, of q at 0.
             const int64_t own = shift.top + y - v.edge(), other = own + shift.down;
             const float* p = &values[(shift.top + y) * v.pitch() + shift.left];
             const float* q = p + shift.apart(v);
-            if (own >= 0 && own < v.height) {
+            if (band.has(own)) {
                 parts.each(live, shift.right, shift.columns, [&](int64_t at, int64_t count) {
                     const int64_t to = own * v.width + at - shift.right;
                     add(mass + to, weight + at, count);
@@ -236,7 +237,7 @@ void mean(float* out, float* mass, const float* images, const Volume& v) {
                     }
                 });
             }
-            if (other >= 0 && other < v.height) {
+            if (band.has(other)) {
                 parts.each(live, 0, v.width, [&](int64_t at, int64_t count) {
                     const int64_t to = other * v.width + at;
                     add(mass + to, weight + at, count);
@@ -247,7 +248,7 @@ void mean(float* out, float* mass, const float* images, const Volume& v) {
             }
         }
     });
-    for (int64_t c = 0; c < v.channels; ++c) divide(out + c * pixels, mass, pixels);
+    for (int64_t c = 0; c < v.channels; ++c) divide(out + c * pixels + start, mass + start, own_pixels);
 }
 
 // (push_p + push_q − Σ pull_p·x_q − Σ pull_q·x_p)·weight, for a row of p.
@@ -276,12 +277,14 @@ CLONED void flow_second(float* __restrict to, const float* __restrict values, in
     for (int64_t x = 0; x < count; ++x) to[x] -= 2.0f * ((values[x - apart] - values[x]) * flow[x]);
 }
 
-// Gradient of the padded volume, before it is folded back.
-std::vector<float> padded_gradient(const float* grad, const float* out, const float* mass,
-                                   const std::vector<float>& values, const Volume& v, bool constant_weights) {
+// Gradient of the padded volume, before it is folded back: those of its rows that `band` has.
+std::vector<float> padded_gradient(const float* grad, const float* out, const float* mass, const float* images,
+                                   const Volume& v, bool constant_weights, Band band) {
+    const Band near{std::max<int64_t>(band.from - 2 * v.edge(), 0), std::min(band.to + 2 * v.edge(), v.rows())};
+    const std::vector<float> values = padded(images, v, near);
     const int64_t pixels = v.height * v.width, side = 2 * v.offset, margin = side - 1;
     std::vector<float> pull(v.channels * v.plane()), push(v.plane());
-    for (int64_t y = 0; y < v.height; ++y) {
+    for (int64_t y = std::max<int64_t>(near.from - v.edge(), 0); y < std::min(near.to - v.edge(), v.height); ++y) {
         for (int64_t x = 0; x < v.width; ++x) {
             const int64_t at = y * v.width + x, to = (y + v.edge()) * v.pitch() + x + v.edge();
             float total = 0.0f;
@@ -301,16 +304,22 @@ std::vector<float> padded_gradient(const float* grad, const float* out, const fl
     std::vector<uint64_t> live(v.rows() + 2 * margin);  // of the rows of `inner`
     for_shifts(v, [&](const Shift& shift) {
         const int64_t apart = shift.apart(v), first = shift.top * v.pitch() + shift.left;
-        if (!constant_weights) std::fill_n(inner.begin(), (shift.rows + 2 * margin) * pitch, 0.0f);
-        for (int64_t y = 0; y < shift.rows; ++y) {
+        // Rows u of boxes that reach the band, from either end of the shift, and rows y of weights that lie in these boxes.
+        const int64_t start = band.from - v.edge() + v.offset - 1, above = std::max<int64_t>(start, 0);
+        const int64_t below = std::min(start + band.to - band.from + std::abs(shift.down), shift.rows + margin);
+        const int64_t top = std::max<int64_t>(above - margin, 0), bottom = std::min(below, shift.rows);
+        if (!constant_weights) std::fill_n(inner.begin() + above * pitch, (below - above + margin) * pitch, 0.0f);
+        std::fill(live.begin() + above, live.begin() + below + margin, 0);
+        for (int64_t y = top; y < bottom; ++y) {
             const int64_t at = first + y * v.pitch();
-            const float* weight = weights.row(shift, y, live[y + margin]);
+            const bool to_p = band.has(shift.top + y), to_q = band.has(shift.top + y + shift.down);
+            const float* weight = weights.row(shift, y, top, live[y + margin]);
             parts.each(live[y + margin], 0, shift.columns, [&](int64_t x, int64_t count) {
                 for (int64_t c = 0; c < v.channels; ++c) {
                     float* to = &result[c * v.plane() + at + x];
                     const float* from = &pull[c * v.plane() + at + x];
-                    add_weighted(to + apart, weight + x, from, count);
-                    add_weighted(to, weight + x, from + apart, count);
+                    if (to_q) add_weighted(to + apart, weight + x, from, count);
+                    if (to_p) add_weighted(to, weight + x, from + apart, count);
                 }
                 if (constant_weights) return;
                 slope(&inner[(y + margin) * pitch + margin + x], weight + x, &push[at + x], &pull[at + x], &values[at + x],
@@ -318,21 +327,21 @@ std::vector<float> padded_gradient(const float* grad, const float* out, const fl
             });
         }
         if (constant_weights) return;
-        std::fill_n(live.begin(), margin, 0);
-        std::fill_n(live.begin() + shift.rows + margin, margin, 0);
-        for (int64_t u = 0; u < shift.rows + margin; ++u) {
+        for (int64_t u = above; u < below; ++u) {
+            const int64_t own = shift.top + u - v.offset + 1;
+            const bool to_p = band.has(own), to_q = band.has(own + shift.down);
             uint64_t found = 0;
             for (int64_t row = 0; row < side; ++row) found |= live[u + row];
             // A box reaches a margin farther than what lies in it.
             parts.each(found | found << 1, 0, shift.columns + margin, [&](int64_t x, int64_t count) {
                 for (int64_t row = 0; row < side; ++row) rows[row] = &inner[(u + row) * pitch + x];
                 box(flow.data(), across.data(), rows.data(), v.offset, count);
-                const int64_t at = first + (u - v.offset + 1) * v.pitch() - v.offset + 1 + x;
+                const int64_t at = own * v.pitch() + shift.left - v.offset + 1 + x;
                 for (int64_t c = 0; c < v.channels; ++c) {
                     const float* from = &values[c * v.plane() + at];
                     float* to = &result[c * v.plane() + at];
-                    flow_first(to, from, apart, flow.data(), count);
-                    flow_second(to + apart, from + apart, apart, flow.data(), count);
+                    if (to_p) flow_first(to, from, apart, flow.data(), count);
+                    if (to_q) flow_second(to + apart, from + apart, apart, flow.data(), count);
                 }
             });
         }
@@ -341,16 +350,25 @@ std::vector<float> padded_gradient(const float* grad, const float* out, const fl
 }
 
 void mean_adjoint(float* to, const float* grad, const float* out, const float* mass, const float* images,
-                  const Volume& v, bool constant_weights) {
-    const std::vector<float> result = padded_gradient(grad, out, mass, padded(images, v), v, constant_weights);
-    std::fill_n(to, v.channels * v.height * v.width, 0.0f);
+                  const Volume& v, bool constant_weights, Band band) {
+    // What lies beyond the image is folded into the rows next to its ends, so their bands have it.
+    const Band own{band.from == 0 ? 0 : band.from + v.edge(), band.to == v.height ? v.rows() : band.to + v.edge()};
+    const std::vector<float> result = padded_gradient(grad, out, mass, images, v, constant_weights, own);
     for (int64_t c = 0; c < v.channels; ++c) {
-        for (int64_t y = 0; y < v.rows(); ++y) {
+        std::fill(to + (c * v.height + band.from) * v.width, to + (c * v.height + band.to) * v.width, 0.0f);
+        for (int64_t y = own.from; y < own.to; ++y) {
             float* row = to + (c * v.height + mirrored(y - v.edge(), v.height)) * v.width;
             const float* from = &result[c * v.plane() + y * v.pitch()];
             for (int64_t x = 0; x < v.pitch(); ++x) row[mirrored(x - v.edge(), v.width)] += from[x];
         }
     }
+}
+
+// Of a band: more than is folded into it, and enough that what its neighbours make too is a small part.
+int64_t least_rows(const int64_t* offsets, const int64_t* distances, int64_t count) {
+    int64_t widest = 1;
+    for (int64_t m = 0; m < count; ++m) widest = std::max(widest, offsets[m] + distances[m]);
+    return 4 * widest;
 }
 
 }  // namespace
@@ -359,21 +377,22 @@ void mean_adjoint(float* to, const float* grad, const float* out, const float* m
 // Volumes [M, C, H, W] scaled such that D is a sum of squares; offsets and distances [M]; out as the volumes, mass [M, H, W].
 extern "C" void nlm_mean(float* out, float* mass, const float* images, const int64_t* offsets, const int64_t* distances,
                          int64_t count, int64_t channels, int64_t height, int64_t width, int64_t threads) {
-    const int64_t pixels = height * width;
-    cannonade::for_each(count, threads, [=](int64_t m) {
+    const int64_t pixels = height * width, least = cannonade::least_rows(offsets, distances, count);
+    cannonade::for_each_band(count, height, least, threads, [=](int64_t m, cannonade::Band band) {
         const cannonade::Volume volume{channels, height, width, offsets[m], distances[m]};
         const int64_t at = m * channels * pixels;
-        cannonade::mean(out + at, mass + m * pixels, images + at, volume);
+        cannonade::mean(out + at, mass + m * pixels, images + at, volume, band);
     });
 }
 
 extern "C" void nlm_mean_adjoint(float* to, const float* grad, const float* out, const float* mass, const float* images,
                                  const int64_t* offsets, const int64_t* distances, int64_t constant_weights,
                                  int64_t count, int64_t channels, int64_t height, int64_t width, int64_t threads) {
-    const int64_t pixels = height * width;
-    cannonade::for_each(count, threads, [=](int64_t m) {
+    const int64_t pixels = height * width, least = cannonade::least_rows(offsets, distances, count);
+    cannonade::for_each_band(count, height, least, threads, [=](int64_t m, cannonade::Band band) {
         const cannonade::Volume volume{channels, height, width, offsets[m], distances[m]};
         const int64_t at = m * channels * pixels;
-        cannonade::mean_adjoint(to + at, grad + at, out + at, mass + m * pixels, images + at, volume, constant_weights);
+        cannonade::mean_adjoint(to + at, grad + at, out + at, mass + m * pixels, images + at, volume, constant_weights,
+                                band);
     });
 }

@@ -211,8 +211,8 @@ CLONED void shrink(double* __restrict band, uint8_t* __restrict mask, double thr
     }
 }
 
-// Thresholds every band; returns the end of the masks written.
-uint8_t* shrink_all(Pyramid& pyramid, uint8_t* masks, bool soft) {
+// Thresholds every band and writes its masks.
+void shrink_all(Pyramid& pyramid, uint8_t* masks, bool soft) {
     const int64_t finest = pyramid.levels[0].size();
     const double sigma = sigma_of(&pyramid.bands[0][2 * finest], finest), variance = sigma * sigma;
     for (size_t i = 0; i < pyramid.levels.size(); ++i) {
@@ -227,7 +227,6 @@ uint8_t* shrink_all(Pyramid& pyramid, uint8_t* masks, bool soft) {
             shrink(band, masks, threshold, soft ? threshold : 0.0, size);
         }
     }
-    return masks;
 }
 
 int64_t modulo(int64_t value, int64_t length) { return (value % length + length) % length; }
@@ -240,23 +239,47 @@ void roll(double* out, const double* from, int64_t down, int64_t right, int64_t 
     }
 }
 
-// Adds what `work` makes of every circular shift of a plane, shifted back, and divides by their number.
+// The mean of what `work(pyramid, m, shift)` makes of every circular shift of planes m, shifted back. The shifts by so many
+// rows are added up first, so that threads can share out a plane by them.
 template <typename Work>
-void over_shifts(double* out, const double* plane, int64_t shifts, int64_t height, int64_t width, Pyramid& pyramid,
-                 const Work& work) {
-    const int64_t pixels = height * width;
-    std::vector<double> back(pixels);
-    std::fill_n(out, pixels, 0.0);
-    for (int64_t down = 0; down <= shifts; ++down) {
+void over_shifts(double* out, const double* planes, int64_t shifts, int64_t depth, int64_t count, int64_t height,
+                 int64_t width, const Bank& bank, int64_t threads, const Work& work) {
+    const int64_t pixels = height * width, rows = shifts + 1;
+    const auto add_right = [&](double* sum, int64_t m, int64_t down) {
+        Pyramid pyramid(bank, height, width, depth);
+        std::vector<double> back(pixels);
+        std::fill_n(sum, pixels, 0.0);
         for (int64_t right = 0; right <= shifts; ++right) {
-            roll(pyramid.approximation.data(), plane, down, right, height, width);
-            work();
+            roll(pyramid.approximation.data(), planes + m * pixels, down, right, height, width);
+            work(pyramid, m, down * rows + right);
             roll(back.data(), pyramid.approximation.data(), -down, -right, height, width);
-            for (int64_t i = 0; i < pixels; ++i) out[i] += back[i];
+            for (int64_t i = 0; i < pixels; ++i) sum[i] += back[i];
         }
+    };
+    const auto add_down = [&](int64_t m, const auto& sum_of) {
+        double* own = out + m * pixels;
+        std::fill_n(own, pixels, 0.0);
+        for (int64_t down = 0; down <= shifts; ++down) {
+            const double* sum = sum_of(down);
+            for (int64_t i = 0; i < pixels; ++i) own[i] += sum[i];
+        }
+        for (int64_t i = 0; i < pixels; ++i) own[i] /= static_cast<double>(rows * rows);
+    };
+    if (bands_of(count, rows, threads) == 1) {
+        for_each(count, threads, [&](int64_t m) {
+            std::vector<double> sum(pixels);
+            add_down(m, [&](int64_t down) {
+                add_right(sum.data(), m, down);
+                return sum.data();
+            });
+        });
+        return;
     }
-    const auto count = static_cast<double>((shifts + 1) * (shifts + 1));
-    for (int64_t i = 0; i < pixels; ++i) out[i] /= count;
+    std::vector<double> sums(count * rows * pixels);
+    for_each(count * rows, threads, [&](int64_t unit) { add_right(&sums[unit * pixels], unit / rows, unit % rows); });
+    for_each(count, threads, [&](int64_t m) {
+        add_down(m, [&](int64_t down) { return &sums[(m * rows + down) * pixels]; });
+    });
 }
 
 }  // namespace
@@ -266,33 +289,30 @@ void over_shifts(double* out, const double* plane, int64_t shifts, int64_t heigh
 extern "C" void wavelet_shrink(double* out, uint8_t* masks, const double* planes, const int64_t* soft,
                                const double* filter, int64_t taps, int64_t depth, int64_t shifts, int64_t coefficients,
                                int64_t count, int64_t height, int64_t width, int64_t threads) {
-    const int64_t pixels = height * width;
+    using cannonade::Beyond;
+    const int64_t all = (shifts + 1) * (shifts + 1);
     const cannonade::Bank bank(filter, taps);
-    cannonade::for_each(count, threads, [&](int64_t m) {
-        cannonade::Pyramid pyramid(bank, height, width, depth);
-        uint8_t* mask = masks + m * (shifts + 1) * (shifts + 1) * coefficients;
-        cannonade::over_shifts(out + m * pixels, planes + m * pixels, shifts, height, width, pyramid, [&] {
-            pyramid.analyse(cannonade::Beyond::MIRROR);
-            mask = cannonade::shrink_all(pyramid, mask, soft[m] != 0);
-            pyramid.synthesise(cannonade::Beyond::NOTHING);
-        });
-    });
+    const auto work = [&](cannonade::Pyramid& pyramid, int64_t m, int64_t shift) {
+        pyramid.analyse(Beyond::MIRROR);
+        cannonade::shrink_all(pyramid, masks + (m * all + shift) * coefficients, soft[m] != 0);
+        pyramid.synthesise(Beyond::NOTHING);
+    };
+    cannonade::over_shifts(out, planes, shifts, depth, count, height, width, bank, threads, work);
 }
 
 extern "C" void wavelet_shrink_adjoint(double* out, const uint8_t* masks, const double* grad, const double* filter,
                                        int64_t taps, int64_t depth, int64_t shifts, int64_t coefficients, int64_t count,
                                        int64_t height, int64_t width, int64_t threads) {
-    const int64_t pixels = height * width;
+    using cannonade::Beyond;
+    const int64_t all = (shifts + 1) * (shifts + 1);
     const cannonade::Bank bank(filter, taps);
-    cannonade::for_each(count, threads, [&](int64_t m) {
-        cannonade::Pyramid pyramid(bank, height, width, depth);
-        const uint8_t* mask = masks + m * (shifts + 1) * (shifts + 1) * coefficients;
-        cannonade::over_shifts(out + m * pixels, grad + m * pixels, shifts, height, width, pyramid, [&] {
-            pyramid.analyse(cannonade::Beyond::NOTHING);
-            for (std::vector<double>& band : pyramid.bands) {
-                for (double& value : band) value *= *mask++;
-            }
-            pyramid.synthesise(cannonade::Beyond::MIRROR);
-        });
-    });
+    const auto work = [&](cannonade::Pyramid& pyramid, int64_t m, int64_t shift) {
+        const uint8_t* mask = masks + (m * all + shift) * coefficients;
+        pyramid.analyse(Beyond::NOTHING);
+        for (std::vector<double>& band : pyramid.bands) {
+            for (double& value : band) value *= *mask++;
+        }
+        pyramid.synthesise(Beyond::MIRROR);
+    };
+    cannonade::over_shifts(out, grad, shifts, depth, count, height, width, bank, threads, work);
 }

@@ -77,15 +77,21 @@ inline float clamped(float value, Range range) {
 struct Shape {
     int64_t planes, height, width, rows;
     int64_t pixels() const { return height * width; }
+
+    // The rows that the windows of a band reach.
+    Band around(Band band, const Window& window) const {
+        return {std::max<int64_t>(band.from - window.reach, 0), std::min(band.to + window.reach, height)};
+    }
 };
 
-void mean(float* out, const float* plane, const Window& window, const Shape& shape) {
+void mean(float* out, const float* plane, const Window& window, const Shape& shape, Band band) {
+    const Band near = shape.around(band, window);
     Padded<float> values(window, shape.height, shape.width, 0.0f);
-    for (int64_t y = 0; y < shape.height; ++y) std::copy_n(plane + y * shape.width, shape.width, values.row(y));
+    for (int64_t y = near.from; y < near.to; ++y) std::copy_n(plane + y * shape.width, shape.width, values.row(y));
     const Range range = range_of(plane, shape.pixels());
     InsideCounts counts(window, shape.height, shape.width);
     std::vector<float> total(completed(shape.width));
-    for (int64_t y = 0; y < shape.height; ++y) {
+    for (int64_t y = band.from; y < band.to; ++y) {
         for (int64_t x = 0; x < shape.width; x += STRIP) sum_strip(&total[x], window, values, y, x);
         const int32_t* count = counts.row(y);
         for (int64_t x = 0; x < shape.width; ++x) {
@@ -94,29 +100,31 @@ void mean(float* out, const float* plane, const Window& window, const Shape& sha
     }
 }
 
-void mean_adjoint(float* out, const float* grad, const Window& window, const Shape& shape) {
+void mean_adjoint(float* out, const float* grad, const Window& window, const Shape& shape, Band band) {
+    const Band near = shape.around(band, window);
     Padded<float> shares(window, shape.height, shape.width, 0.0f);
     InsideCounts counts(window, shape.height, shape.width);
-    for (int64_t y = 0; y < shape.height; ++y) {
+    for (int64_t y = near.from; y < near.to; ++y) {
         const int32_t* count = counts.row(y);
         float* share = shares.row(y);
         for (int64_t x = 0; x < shape.width; ++x) share[x] = grad[y * shape.width + x] / static_cast<float>(count[x]);
     }
     std::vector<float> total(completed(shape.width));
-    for (int64_t y = 0; y < shape.height; ++y) {
+    for (int64_t y = band.from; y < band.to; ++y) {
         for (int64_t x = 0; x < shape.width; x += STRIP) sum_strip(&total[x], window, shares, y, x);
         std::copy_n(total.data(), shape.width, out + y * shape.width);
     }
 }
 
 void bilateral(float* out, float* counts, const float* plane, const float* bounds, const Window& window,
-               const Shape& shape) {
+               const Shape& shape, Band band) {
     const int64_t width = shape.width;
+    const Band near = shape.around(band, window);
     Padded<float> values(window, shape.height, width, OUTSIDE);
-    for (int64_t y = 0; y < shape.height; ++y) std::copy_n(plane + y * width, width, values.row(y));
+    for (int64_t y = near.from; y < near.to; ++y) std::copy_n(plane + y * width, width, values.row(y));
     const Range range = range_of(plane, shape.pixels());
     std::vector<float> low(completed(width)), high(completed(width)), total(completed(width)), number(completed(width));
-    for (int64_t y = 0; y < shape.height; ++y) {
+    for (int64_t y = band.from; y < band.to; ++y) {
         for (int64_t x = 0; x < width; ++x) {
             low[x] = plane[y * width + x] - bounds[0];
             high[x] = plane[y * width + x] + bounds[1];
@@ -132,12 +140,13 @@ void bilateral(float* out, float* counts, const float* plane, const float* bound
 }
 
 void bilateral_adjoint(float* out, const float* grad, const float* counts, const float* plane, const float* bounds,
-                       const Window& window, const Shape& shape) {
+                       const Window& window, const Shape& shape, Band band) {
     const int64_t width = shape.width;
+    const Band near = shape.around(band, window);
     // Outside, no value lies between the bounds.
     Padded<float> low(window, shape.height, width, OUTSIDE), high(window, shape.height, width, -OUTSIDE);
     Padded<float> shares(window, shape.height, width, 0.0f);
-    for (int64_t y = 0; y < shape.height; ++y) {
+    for (int64_t y = near.from; y < near.to; ++y) {
         for (int64_t x = 0; x < width; ++x) {
             const int64_t at = y * width + x;
             low.row(y)[x] = plane[at] - bounds[0];
@@ -146,7 +155,7 @@ void bilateral_adjoint(float* out, const float* grad, const float* counts, const
         }
     }
     std::vector<float> own(completed(width)), total(completed(width));
-    for (int64_t y = 0; y < shape.height; ++y) {
+    for (int64_t y = band.from; y < band.to; ++y) {
         std::copy_n(plane + y * width, width, own.data());
         for (int64_t x = 0; x < width; x += STRIP) {
             share_strip(&total[x], &own[x], window, low, high, shares, y, x);
@@ -165,17 +174,18 @@ using cannonade::Window;
 extern "C" void window_mean(float* out, const float* planes, const int64_t* windows, int64_t count, int64_t height,
                             int64_t width, int64_t rows, int64_t threads) {
     const Shape shape{count, height, width, rows};
-    cannonade::for_each(count, threads, [=](int64_t p) {
-        cannonade::mean(out + p * shape.pixels(), planes + p * shape.pixels(), Window(windows + p * rows, rows), shape);
+    cannonade::for_each_band(count, height, rows, threads, [=](int64_t p, cannonade::Band band) {
+        cannonade::mean(out + p * shape.pixels(), planes + p * shape.pixels(), Window(windows + p * rows, rows), shape,
+                        band);
     });
 }
 
 extern "C" void window_mean_adjoint(float* out, const float* grad, const int64_t* windows, int64_t count,
                                     int64_t height, int64_t width, int64_t rows, int64_t threads) {
     const Shape shape{count, height, width, rows};
-    cannonade::for_each(count, threads, [=](int64_t p) {
+    cannonade::for_each_band(count, height, rows, threads, [=](int64_t p, cannonade::Band band) {
         const int64_t at = p * shape.pixels();
-        cannonade::mean_adjoint(out + at, grad + at, Window(windows + p * rows, rows), shape);
+        cannonade::mean_adjoint(out + at, grad + at, Window(windows + p * rows, rows), shape, band);
     });
 }
 
@@ -183,10 +193,10 @@ extern "C" void window_bilateral(float* out, float* counts, const float* planes,
                                  const int64_t* windows, int64_t count, int64_t height, int64_t width, int64_t rows,
                                  int64_t threads) {
     const Shape shape{count, height, width, rows};
-    cannonade::for_each(count, threads, [=](int64_t p) {
+    cannonade::for_each_band(count, height, rows, threads, [=](int64_t p, cannonade::Band band) {
         const int64_t at = p * shape.pixels();
         cannonade::bilateral(out + at, counts + at, planes + at, bounds + 2 * p, Window(windows + p * rows, rows),
-                             shape);
+                             shape, band);
     });
 }
 
@@ -194,9 +204,9 @@ extern "C" void window_bilateral_adjoint(float* out, const float* grad, const fl
                                          const float* bounds, const int64_t* windows, int64_t count, int64_t height,
                                          int64_t width, int64_t rows, int64_t threads) {
     const Shape shape{count, height, width, rows};
-    cannonade::for_each(count, threads, [=](int64_t p) {
+    cannonade::for_each_band(count, height, rows, threads, [=](int64_t p, cannonade::Band band) {
         const int64_t at = p * shape.pixels();
         cannonade::bilateral_adjoint(out + at, grad + at, counts + at, planes + at, bounds + 2 * p,
-                                     Window(windows + p * rows, rows), shape);
+                                     Window(windows + p * rows, rows), shape, band);
     });
 }

@@ -223,6 +223,21 @@ def test_agrees_with_reference(case, shape):
     assert_near(ours[1], reference[1], case.gradient, case.share)
 
 
+def test_threads_that_share_an_image_change_no_bit(case):
+    """With more threads than images some kernels cut an image into bands."""
+    arguments = inputs(case, (1, 3, 71, 23))
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(forward_backward(case, *arguments, "native"))
+    finally:
+        torch.set_num_threads(before)
+    for value, gradient in found[1:]:
+        assert torch.equal(value, found[0][0])
+        assert torch.equal(gradient, found[0][1])
+
+
 def test_layout_batch_and_threads_change_no_bit(case):
     images, parameters, weights = inputs(case, (3, 3, 17, 31))
     expected = forward_backward(case, images, parameters, weights, "native")

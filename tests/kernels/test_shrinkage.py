@@ -83,3 +83,19 @@ def test_backward_twice_and_expanded():
     (first,) = torch.autograd.grad(out.sum(), x, retain_graph=True)
     (second,) = torch.autograd.grad(out, x, torch.ones(3, 17, 19, dtype=torch.float64))
     assert torch.equal(first, second)
+
+
+def test_threads_that_share_a_plane_change_no_bit():
+    """With more threads than planes the shifts of one are shared out."""
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 4):
+            torch.set_num_threads(threads)
+            x = randn(1, 24, 21).requires_grad_()
+            out = bayes_shrink(x, "db2", torch.tensor([True]), 3)
+            found.append((out, torch.autograd.grad(out, x, randn(1, 24, 21, seed=1))[0]))
+    finally:
+        torch.set_num_threads(before)
+    for out, gradient in found[1:]:
+        assert torch.equal(out, found[0][0])
+        assert torch.equal(gradient, found[0][1])
