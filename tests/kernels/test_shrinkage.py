@@ -85,6 +85,7 @@ def test_backward_twice_and_expanded():
     assert torch.equal(first, second)
 
 
+@pytest.mark.native
 def test_threads_that_share_a_plane_change_no_bit():
     """With more threads than planes the shifts of one are shared out."""
     before, found = torch.get_num_threads(), []
