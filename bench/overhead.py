@@ -21,6 +21,7 @@ from cannonade.bench.peers import Budget, torchattacks_eotpgd
 from cannonade.bench.subjects import random_network
 from cannonade.bench.timing import interleaved
 from cannonade.bench.transforms import gradient_of, successive_draws
+from cannonade.chunking import resolve_chunk
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_transform
@@ -28,6 +29,7 @@ from cannonade.defenses.bart import BaRT
 from cannonade.draws import Draws, Phase
 from cannonade.errors import InputError
 from cannonade.transforms.base import Transform
+from cannonade.transforms.identity import Identity
 from cannonade.voting import majority_vote
 
 SAMPLES, STEPS, VOTES = 16, 2, 8
@@ -90,11 +92,12 @@ class Sides:
 
     def compare(self, defense: str) -> Iterator[Row]:
         """Against the bare model: a gradient (m = 1 and m = 16) and a prediction of a vote."""
-        count = len(self.images)
         for samples in (1, SAMPLES):
+            count = len(self.images) * samples
             ours, bare = self.defended_gradient(defense, samples), self.bare_gradient(samples)
-            yield self._row(f"gradient, m = {samples}", defense, ours, bare, count * samples)
-        yield self._row("prediction of a vote", defense, self.vote(defense), self.forwards, count * VOTES)
+            yield self._row(f"gradient, m = {samples}", defense, ours, bare, count)
+        count = len(self.images) * VOTES
+        yield self._row("prediction of a vote", defense, self.vote(defense), self.forwards(), count)
 
     def beside_parts(self, defense: str) -> Row:
         """A program of transforms alone, with gradient, against the sum of its transforms: their probability times their cost.
@@ -117,33 +120,51 @@ class Sides:
         ours, theirs = ([1000 * value / len(self.images) for value in values] for values in (whole, sums))
         return Row(PARTS, defense, ours[0], (ours[1], ours[2]), theirs[0], (theirs[1], theirs[2]))
 
+    def rows_of_a_pass(self, samples: int) -> int:
+        """Of the rows of m draws those that a pass takes, on both sides: as an attack would choose them."""
+        return resolve_chunk("auto", DefendedClassifier(self.bare, Identity()), self.images, samples * len(self.images))
+
     def defended_gradient(self, defense: str, samples: int) -> Callable[[], object]:
-        """EOT of m draws, a pass for each; each call is another step of an attack."""
-        defended, count = DefendedClassifier(self.bare, build_transform(defense)), len(self.images)
-        eot, goal, loss = EOT(samples=samples, chunk=count), Untargeted(self.labels), LOSSES["cross_entropy"]
-        draws = successive_draws(count)
+        """EOT of m draws; each call is another step of an attack."""
+        defended = DefendedClassifier(self.bare, build_transform(defense))
+        eot = EOT(samples=samples, chunk=self.rows_of_a_pass(samples))
+        goal, loss = Untargeted(self.labels), LOSSES["cross_entropy"]
+        draws = successive_draws(len(self.images))
         return lambda: eot.estimate(defended, self.images, goal, loss, next(draws))
 
     def bare_gradient(self, samples: int) -> Callable[[], object]:
         """As many gradients of the bare model."""
+        rows = self.rows_of_a_pass(samples)
+        parts = list(
+            zip(*(self._repeated(values, samples).split(rows) for values in (self.images, self.labels)), strict=True)
+        )
 
         def run() -> None:
-            for _ in range(samples):
-                leaf = self.images.clone().requires_grad_()
-                torch.autograd.grad(cross_entropy(self.bare(leaf), self.labels, reduction="sum"), leaf)
+            for images, labels in parts:
+                leaf = images.clone().requires_grad_()
+                torch.autograd.grad(cross_entropy(self.bare(leaf), labels, reduction="sum"), leaf)
 
         return run
 
     def vote(self, defense: str) -> Callable[[], object]:
-        """A majority vote, a pass for each of its predictions."""
-        defended = DefendedClassifier(self.bare, build_transform(defense))
-        return lambda: majority_vote(defended, self.images, VOTES, chunk=len(self.images))
+        """A majority vote."""
+        defended, rows = DefendedClassifier(self.bare, build_transform(defense)), self.rows_of_a_pass(VOTES)
+        return lambda: majority_vote(defended, self.images, VOTES, chunk=rows)
 
-    @torch.no_grad()
-    def forwards(self) -> None:
+    def forwards(self) -> Callable[[], object]:
         """As many predictions of the bare model as a vote has."""
-        for _ in range(VOTES):
-            self.bare(self.images)
+        parts = self._repeated(self.images, VOTES).split(self.rows_of_a_pass(VOTES))
+
+        @torch.no_grad()
+        def run() -> None:
+            for images in parts:
+                self.bare(images)
+
+        return run
+
+    @staticmethod
+    def _repeated(values: Tensor, times: int) -> Tensor:
+        return values.repeat(times, *[1] * (values.dim() - 1))
 
     def against_torchattacks(self, defense: str) -> Row:
         """PGD with m = 16 against torchattacks' EOTPGD, which loops over the plain network behind the same defense."""
