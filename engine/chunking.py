@@ -91,12 +91,12 @@ def _free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         idle = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return torch.cuda.mem_get_info(device)[0] + idle  # what PyTorch keeps for itself can be used again
-    free = int(psutil.virtual_memory().available) + _kept_by_malloc()
+    free = int(psutil.virtual_memory().available)
     if all(file.exists() for file in _LIMIT_FILES):
         limit, used = (file.read_text().strip() for file in _LIMIT_FILES)
         if limit != "max":
             free = min(free, int(limit) - int(used))
-    return free
+    return free + _kept_by_malloc()  # which this process can use again
 
 
 class _Mallinfo2(ctypes.Structure):

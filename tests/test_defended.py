@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from cannonade.chunking import rows_that_fit
 from cannonade.classifier import Classifier
 from cannonade.defended import DefendedClassifier
 from cannonade.defenses import build_defense
@@ -143,6 +144,17 @@ def test_rows_that_wait_for_backward_keep_less_than_those_that_run(monkeypatch):
     defended = make(samples=5, chunk="auto")
     defended(IMAGES.clone().requires_grad_()).sum().backward()
     assert (defended.classifier.forwards, defended.classifier.gradients) == (20, 20)
+
+
+def test_a_limit_of_the_group_counts_what_the_process_keeps_as_free(tmp_path, monkeypatch):
+    files = tuple(tmp_path / name for name in ("memory.max", "memory.current"))
+    for file, text in zip(files, ("10000\n", "4000\n"), strict=True):
+        file.write_text(text)
+    monkeypatch.setattr("cannonade.chunking._LIMIT_FILES", files)
+    monkeypatch.setattr("cannonade.chunking._kept_by_malloc", lambda: 1000)
+    assert rows_that_fit(100, torch.device("cpu")) == 42  # 0.6 of 7000 bytes
+    files[0].write_text("max\n")
+    assert rows_that_fit(100, torch.device("cpu")) > 42
 
 
 def test_where_memory_runs_out_chunks_are_halved_and_computed_again(monkeypatch):

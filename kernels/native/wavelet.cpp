@@ -245,8 +245,7 @@ template <typename Work>
 void over_shifts(double* out, const double* planes, int64_t shifts, int64_t depth, int64_t count, int64_t height,
                  int64_t width, const Bank& bank, int64_t threads, const Work& work) {
     const int64_t pixels = height * width, rows = shifts + 1;
-    const auto add_right = [&](double* sum, int64_t m, int64_t down) {
-        Pyramid pyramid(bank, height, width, depth);
+    const auto add_right = [&](Pyramid& pyramid, double* sum, int64_t m, int64_t down) {
         std::vector<double> back(pixels);
         std::fill_n(sum, pixels, 0.0);
         for (int64_t right = 0; right <= shifts; ++right) {
@@ -267,16 +266,20 @@ void over_shifts(double* out, const double* planes, int64_t shifts, int64_t dept
     };
     if (bands_of(count, rows, threads) == 1) {
         for_each(count, threads, [&](int64_t m) {
+            Pyramid pyramid(bank, height, width, depth);
             std::vector<double> sum(pixels);
             add_down(m, [&](int64_t down) {
-                add_right(sum.data(), m, down);
+                add_right(pyramid, sum.data(), m, down);
                 return sum.data();
             });
         });
         return;
     }
     std::vector<double> sums(count * rows * pixels);
-    for_each(count * rows, threads, [&](int64_t unit) { add_right(&sums[unit * pixels], unit / rows, unit % rows); });
+    for_each(count * rows, threads, [&](int64_t unit) {
+        Pyramid pyramid(bank, height, width, depth);
+        add_right(pyramid, &sums[unit * pixels], unit / rows, unit % rows);
+    });
     for_each(count, threads, [&](int64_t m) {
         add_down(m, [&](int64_t down) { return &sums[(m * rows + down) * pixels]; });
     });
