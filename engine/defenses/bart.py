@@ -219,7 +219,7 @@ class BartGao(BaRT):
 
     name: ClassVar[str] = "bart_gao"
 
-    backward: Any = "identity"
+    backward: Literal["own", "identity"] = "identity"
     k: int = 6
     groups: bool = False
     clamp: bool = False

@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
+from cannonade.defenses import build_defense
 from cannonade.defenses.bart import GROUPS, BaRT, BartGao
 from cannonade.defenses.program import schedule
 from cannonade.draws import Draws, Phase
@@ -182,6 +183,13 @@ def test_refusals(settings, words):
 def test_gao_refusals():
     with pytest.raises(InputError, match="bart_gao: k must be 1 to 6"):
         BartGao(k=7)
+
+
+@pytest.mark.parametrize("backward", ["own", "identity"])
+def test_gao_backward_is_chosen_by_text(backward):
+    defense, image = build_defense(f"bart_gao(k=2, backward={backward!r})"), images(1).requires_grad_()
+    (gradient,) = torch.autograd.grad(defense(image, draws_for(1)).sum(), image)
+    assert bool((gradient == 1).all()) == (backward == "identity")  # a blur weighs borders otherwise
 
 
 def test_transform_that_changes_the_size_is_named():
