@@ -116,8 +116,8 @@ ROWS: dict[str, Row] = {
                 changes=(
                     _NO_PENALTY,
                     f"{_SMALLER}, ε and crop in proportion",
-                    "k = 100 and m = 3 instead of 1000 and 30, steps of 1 instead of .1; in the ablation 100 of .01 instead of 1000 "
-                    "of .001",
+                    "k = 100 and m = 3 instead of 1000 and 30, steps of 1 instead of .1; "
+                    "in the ablation 100 steps of .01 instead of 1000 of .001",
                     "neither attack stops early: 3 draws that are wrong, or 1, in place of 30 say little",
                 ),
             ),

@@ -12,6 +12,7 @@ from cannonade.evaluation.grid import Cell, Settings
 from cannonade.evaluation.paired import Paired
 from cannonade.evaluation.run_directory import RunDirectory
 from cannonade.experiments.unlike import differences
+from cannonade.spec import with_argument
 
 UNTARGETED, TARGETED = GOALS = ("untargeted", "targeted")
 BEFORE, AFTER = STAGES = ("before", "after")
@@ -81,6 +82,7 @@ class Scale:
         limit: images.
         votes: n.
         stop: how votes end early.
+        backward: of the transforms, see `Transform`: the paper attacked through the identity.
     """
 
     attack: str
@@ -88,11 +90,17 @@ class Scale:
     limit: int
     votes: int
     stop: str = "none"
+    backward: str = "identity"
 
     def __post_init__(self) -> None:
         for name in ("samples", "limit", "votes"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def defense(self, call: str) -> str:
+        """The call with the backward asked for; the paper's is the default where it matters."""
+        own = self.backward != SCALES["full"].backward
+        return with_argument(call, "backward", repr(self.backward), "defense") if own else call
 
     @property
     def changes(self) -> tuple[str, ...]:
@@ -135,8 +143,8 @@ def cells_of(study: Study, scale: Scale, values: Sequence[str], *, target: str =
         Cell(
             (("value", value), ("goal", goal)),
             Settings(
-                defense=study.defense.format(value), attack=scale.attack, eot=scale.samples, votes=scale.votes, seed=seed,
-                target=target if goal == TARGETED else None,
+                defense=scale.defense(study.defense.format(value)), attack=scale.attack, eot=scale.samples,
+                votes=scale.votes, seed=seed, target=target if goal == TARGETED else None,
             ),
         )
         for value, goal in product(values, GOALS)

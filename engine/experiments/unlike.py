@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 _SAID = {
     "defenses": "defense {}", "goals": "goal {}", "strengths": "k x m {}", "step_sizes": "step sizes {}", "eps": "eps {}",
     "attack": "{}", "samples": "m = {}", "limit": "{} images", "votes": "{} votes", "stop": "stop {}",
+    "backward": "backward {}",
 }  # fmt: skip
 _SAME = ("title", "published")  # of one study at all scales
 _MOST = 4  # values that are listed

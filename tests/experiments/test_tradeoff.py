@@ -7,9 +7,11 @@ import pytest
 from PIL import Image
 
 from cannonade import cli
+from cannonade.defenses import build_defense
 from cannonade.errors import InputError
 from cannonade.experiments.tradeoff import SCALES, STUDIES, cells_of, parse_after
 from cannonade.experiments.unlike import with_own
+from cannonade.transforms.noise import Smoothing
 
 
 def test_the_papers_settings_and_rates():
@@ -29,14 +31,18 @@ def test_the_papers_settings_and_rates():
 
 
 def test_own_settings_reach_the_attack():
-    own = with_own(SCALES["full"], attack="pgd(eps=4/255, steps=7)", samples=3, votes=9, limit=None, stop="exact")
+    own = with_own(
+        SCALES["full"], attack="pgd(eps=4/255, steps=7)", samples=3, votes=9, limit=None, stop="exact", backward="own"
+    )
     [cell, _] = cells_of(STUDIES["figure4"], own, ["0.5"])
+    assert build_defense(cell.settings.defense) == Smoothing(sigma=0.5)  # whose backward is the identity's
     assert (cell.settings.attack, cell.settings.eot, cell.settings.votes) == ("pgd(eps=4/255, steps=7)", 3, 9)
     assert own.changes == (
         "pgd(eps=4/255, steps=7), not auto_pgd(eps=8/255, steps=200)",
         "m = 3, not m = 1",
         "9 votes, not 200 votes",
         "stop exact, not stop none",
+        "backward own, not backward identity",
     )
     [text] = SCALES["full"].changes  # how AutoPGD differs from theirs
     assert "ART 1.9.1" in text

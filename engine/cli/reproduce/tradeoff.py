@@ -42,6 +42,9 @@ def _register(name: str, what: str) -> None:
         scale: Scale = "full",
         attack: Annotated[str | None, typer.Option(help="See evaluate; the scale's own by default.")] = None,
         samples: Annotated[int | None, typer.Option(help="m, draws a step; the scale's own by default.")] = None,
+        backward: Annotated[
+            str, typer.Option(help="Through the transforms: identity, as the paper's attack, or own, exact gradients.")
+        ] = "identity",
         votes: Votes = None,
         target: Target = "random",
         limit: Limit = None,
@@ -70,7 +73,9 @@ def _register(name: str, what: str) -> None:
         if scale not in SCALES:
             raise InputError(f"scale must be full or small, got {scale!r}")
         found, tuned = STUDIES[name], dict(parse_after(text) for text in after)
-        size = with_own(SCALES[scale], attack=attack, samples=samples, votes=votes, limit=limit, stop=stop)
+        size = with_own(
+            SCALES[scale], attack=attack, samples=samples, votes=votes, limit=limit, stop=stop, backward=backward
+        )
         cells = cells_of(found, size, list(tuned), target=target, seed=seed)
 
         def evaluate_all(weights: Path, own: "list[Cell]", place: Path) -> int:
