@@ -117,8 +117,8 @@ ROWS: dict[str, Row] = {
                     _NO_PENALTY,
                     f"{_SMALLER}, ε and crop in proportion",
                     "k = 100 and m = 3 instead of 1000 and 30; in the ablation 100 steps instead of 1000",
-                    "steps of .01 instead of .1, and of .001 in the ablation: where gradients have a norm of 50, as a network's "
-                    "trained on such small crops, steps of .1 leap from one side of the ball to the other",
+                    "steps of .01, not .1 (.001 in the ablation): along gradients of norm 50, which a network trained on the "
+                    "defense has here, those of .1 leap over the ball",
                     "neither attack stops early: 3 draws that are wrong, or 1, in place of 30 say little",
                 ),
             ),
