@@ -8,12 +8,18 @@ from cannonade.evaluation.paired import Paired
 
 _FEW = 100  # attacked images: the 95 % interval of a rate near one half is then 19 points wide
 _ALPHA = 0.01
+_IDENTITY = "backward='identity'"  # in the representation of a defense
 _WEAK = ("transfer", "square", "nes", "noise")  # attacks that the white box should beat
 
 
-def caveats(summary: Mapping[str, Any]) -> list[str]:
-    """Of one run, from the content of its `summary.json`."""
+def caveats(summary: Mapping[str, Any], configuration: Mapping[str, Any]) -> list[str]:
+    """Of one run, from the content of its `summary.json` and the configuration in its `run.json`."""
     found = []
+    if _IDENTITY in configuration["defense"] and configuration["calls"]["gradient"] != "none":
+        found.append(
+            "The attack took the identity for the gradient of transforms (BPDA). A network that was trained on them may "
+            f"withstand that and yet fall to their own gradients: attack it with {_IDENTITY.replace('identity', 'own')} too."
+        )
     attacked, images = summary["attacked"], summary["images"]
     if attacked < _FEW:
         found.append(

@@ -94,7 +94,9 @@ def write_grid_report(cells: Sequence[Cell], out: Path) -> Path:
         axes=[axis for axis, _ in cells[0].choices],
         results=results,
         panels=panels,
-        caveats=[(result.cell.text, text) for result in results for text in caveats(result.summary)],
+        caveats=[
+            (result.cell.text, text) for result in results for text in caveats(result.summary, result.configuration)
+        ],
         between=caveats_between(runs),
     )
     directory = RunDirectory(out)

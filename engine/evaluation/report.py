@@ -167,7 +167,7 @@ def _read(path: Path) -> Run:
         list(_pictures(directory, records)),
         _extremes(directory, easiest),
         _extremes(directory, hardest),
-        caveats(summary),
+        caveats(summary, run["configuration"]),
         methods(run, summary),
         _classes(run, records),
         figure_uri(vote_shares(records)),

@@ -16,6 +16,7 @@ from cannonade.attacks.pgd import PGD
 from cannonade.classifier import Classifier
 from cannonade.data.sources import Item, Source
 from cannonade.defended import DefendedClassifier
+from cannonade.defenses.bart import BartGao
 from cannonade.errors import InputError
 from cannonade.evaluation.caveats import caveats, caveats_between
 from cannonade.evaluation.estimate import estimate
@@ -219,10 +220,15 @@ def test_caveats():
         "zero_gradient_images": 0, "null_success_rate": 0.01, "success_rate": 0.5, "undefended_accuracy": 0.9,
         "benign_accuracy": 0.85,
     }  # fmt: skip
-    assert caveats(quiet) == []
+    plain = {"defense": str(BartGao(k=3, backward="own")), "calls": {"gradient": "eot()"}}
+    assert caveats(quiet, plain) == []
     loud = {"attacked": 99, "targets_equal_to_label": 2, "nonfinite_gradient_images": 3, "zero_gradient_images": 4}
-    found = caveats(quiet | loud | {"null_success_rate": 0.25, "benign_accuracy": 0.7})
+    found = caveats(quiet | loud | {"null_success_rate": 0.25, "benign_accuracy": 0.7}, plain)
     assert [text.split()[0] for text in found] == ["Only", "2", "3", "4", "The", "The"]
+    through = plain | {"defense": str(BartGao(k=3))}
+    [text] = caveats(quiet, through)
+    assert "backward='own'" in text
+    assert caveats(quiet, through | {"calls": {"gradient": "none"}}) == []
 
 
 def test_signs_of_masked_gradients_between_runs():
