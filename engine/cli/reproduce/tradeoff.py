@@ -43,8 +43,9 @@ def _register(name: str, what: str) -> None:
         attack: Annotated[str | None, typer.Option(help="See evaluate; the scale's own by default.")] = None,
         samples: Annotated[int | None, typer.Option(help="m, draws a step; the scale's own by default.")] = None,
         backward: Annotated[
-            str, typer.Option(help="Through the transforms: identity, as the paper's attack, or own, exact gradients.")
-        ] = "identity",
+            str | None,
+            typer.Option(help="Through transforms: identity, as the paper's attack and by default, or own gradients."),
+        ] = None,
         votes: Votes = None,
         target: Target = "random",
         limit: Limit = None,
