@@ -64,7 +64,8 @@ class Row:
         quartiles: the first and the third.
         votes: that an image used, their mean.
         timed: predictions of an image that were made while the clock ran.
-        ratio: seconds in the authors' manner over these.
+        ratio: seconds in the authors' manner over these, the median of the rounds' ratios.
+        ratio_interval: see `Ratio`.
         differing: labels other than that of all n votes, over all images; None in the authors' manner.
         agreeing: in the authors' manner, the share of its predictions that are ours of the same draws, noise aside, whose bits
             are not the same; None for ours.
@@ -76,6 +77,7 @@ class Row:
     votes: float
     timed: float
     ratio: float
+    ratio_interval: tuple[float, float]
     differing: int | None
     agreeing: float | None
 
@@ -137,30 +139,33 @@ def votes_beside_loop(
     ways: dict[str, Callable[[], object]] = {stop or "none": partial(vote, stop) for stop in stops}
     times = interleaved(ways | {"authors' manner": predict}, rounds)
     full = torch.stack([(votes == label).sum(1) for label in range(defended.num_classes)], 1).argmax(1)
-    theirs = times["authors' manner"].median * n / timed
+    theirs = times["authors' manner"]
     for stop in stops:
         timing, vote_ = times[stop or "none"], found[stop]
         low, high = timing.quartiles
+        ratio = theirs.over(timing, n / timed)
         yield Row(
             way=stop or "none",
             seconds=timing.median / len(images),
             quartiles=(low / len(images), high / len(images)),
             votes=float(vote_.used.double().mean()),
             timed=float(vote_.forwards.double().mean()),
-            ratio=theirs / timing.median,
+            ratio=ratio.median,
+            ratio_interval=ratio.interval,
             differing=int((vote_.labels != full).sum()),
             agreeing=None,
         )
     scale = n / timed / len(images)
-    low, high = times["authors' manner"].quartiles
+    low, high = theirs.quartiles
     same = torch.tensor(labels).view(len(images), timed) == votes[:, :timed]
     yield Row(
         way="authors' manner",
-        seconds=theirs / len(images),
+        seconds=theirs.median * scale,
         quartiles=(low * scale, high * scale),
         votes=n,
         timed=timed,
         ratio=1.0,
+        ratio_interval=(1.0, 1.0),
         differing=None,
         agreeing=float(same.double().mean()),
     )

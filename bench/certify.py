@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cannonade.bench.timing import Timing, interleaved
+from cannonade.bench.timing import Ratio, Timing, interleaved
 from cannonade.certification import ABSTAIN, Certificates, certify
 from cannonade.chunking import resolve_chunk
 from cannonade.defended import DefendedClassifier
@@ -47,10 +47,12 @@ class Comparison:
     Attributes:
         rows: fixed, then sequential.
         differing: images that one certifies at the radius and the other does not.
+        ratio: fixed over sequential, of the seconds.
     """
 
     rows: tuple[Row, Row]
     differing: int
+    ratio: Ratio
 
 
 def compare(
@@ -95,7 +97,8 @@ def compare(
         _row(rule, timed[rule], found, proved)
         for rule, found, proved in zip(timed, (fixed, sequential), decided, strict=True)
     )
-    return Comparison((first, second), int((decided[0] != decided[1]).sum()))
+    differing = int((decided[0] != decided[1]).sum())
+    return Comparison((first, second), differing, timed["fixed"].over(timed["sequential"]))
 
 
 def _row(rule: str, timing: Timing, found: Certificates, proved: Tensor) -> Row:

@@ -28,6 +28,7 @@ from cannonade.defenses import build_transform
 from cannonade.defenses.bart import BaRT
 from cannonade.errors import InputError
 from cannonade.models import untrained
+from cannonade.training.layout import lay_out
 from cannonade.transforms.base import Params, Transform
 from cannonade.transforms.noise import NoiseInjection, Smoothing
 
@@ -48,7 +49,8 @@ class Row:
         model: whether the network was trained, or the images were only made.
         ours, theirs: medians over the rounds.
         ours_quartiles, theirs_quartiles: the first and the third.
-        ratio: ours / theirs.
+        ratio: ours / theirs, the median of the rounds' ratios.
+        ratio_interval: see `Ratio`.
     """
 
     defense: str
@@ -58,6 +60,7 @@ class Row:
     theirs: float
     theirs_quartiles: tuple[float, float]
     ratio: float
+    ratio_interval: tuple[float, float]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -116,8 +119,8 @@ class Learner:
 
     def __init__(self, model: str, classes: int) -> None:
         source = untrained(model, classes)
-        self._network = Network(source.module.to(memory_format=torch.channels_last), source.mean, source.std)
-        self._network.channels_last = True
+        self._network = Network(source.module, source.mean, source.std)
+        self._network.channels_last = lay_out(source.module)
         self._optimiser = torch.optim.AdamW(source.module.parameters(), lr=1e-3, weight_decay=1e-2)
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
@@ -191,7 +194,10 @@ def measure(
         runs = {name: _run(one, len(source), learn) for name, one in passes.items()}
         timed = interleaved(runs, rounds, settle=learn is None)
         (ours, ours_quartiles), (theirs, theirs_quartiles) = (_speed(timed[name], len(source)) for name in passes)
-        yield Row(defense, learn is not None, ours, ours_quartiles, theirs, theirs_quartiles, ours / theirs)
+        ratio = timed["theirs"].over(timed["ours"])
+        yield Row(
+            defense, learn is not None, ours, ours_quartiles, theirs, theirs_quartiles, ratio.median, ratio.interval
+        )
 
 
 def _ours(source: Source, feed: Feed, defense: Transform, workers: int) -> Pass:

@@ -57,12 +57,16 @@ class Speed:
         augmented: with random crops and mirrors, or with the centre of each image.
         median: over the rounds.
         quartiles: the first and the third.
+        ratio: times torchvision's, the median of the rounds' ratios.
+        ratio_interval: see `cannonade.bench.timing.Ratio`.
     """
 
     side: str
     augmented: bool
     median: float
     quartiles: tuple[float, float]
+    ratio: float
+    ratio_interval: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,9 @@ def measure(source: Source, size: tuple[int, int], *, batch: int, workers: int, 
         timings = interleaved({name: _drained(each, len(source)) for name, each in made.items()}, rounds)
         for name, timing in timings.items():
             low, high = timing.quartiles
-            yield Speed(name, augmented, len(source) / timing.median, (len(source) / high, len(source) / low))
+            ratio = timings[SIDES[-1]].over(timing)
+            speed, ends = len(source) / timing.median, (len(source) / high, len(source) / low)
+            yield Speed(name, augmented, speed, ends, ratio.median, ratio.interval)
 
 
 def _drained(one: Pass, expected: int) -> Callable[[], None]:
@@ -182,17 +188,6 @@ def judge(
             predicted = torch.cat([classifier(images).argmax(1) for images in one()])
         first = predicted if first is None else first
         yield Accuracy(name, int((predicted == labels).sum()), int((predicted != first).sum()), len(labels))
-
-
-def ratios(speeds: list[Speed]) -> dict[str, float]:
-    """How much faster than torchvision each of ours is."""
-    medians = {(speed.side, speed.augmented): speed.median for speed in speeds}
-    return {
-        f"{side}, {'augmented' if augmented else 'centre'}": medians[side, augmented]
-        / medians["torchvision", augmented]
-        for augmented in (False, True)
-        for side in SIDES[:2]
-    }
 
 
 def as_json(rows: list[Any]) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from cannonade.attacks.pgd import PGD
 from cannonade.bench.authors import Loop, check_same, steps_of, through_oracles
 from cannonade.bench.peers import Budget, torchattacks_eotpgd
 from cannonade.bench.subjects import random_network
-from cannonade.bench.timing import interleaved
+from cannonade.bench.timing import Timing, interleaved
 from cannonade.bench.transforms import gradient_of, successive_draws
 from cannonade.chunking import resolve_chunk
 from cannonade.classifier import Classifier
@@ -46,6 +46,8 @@ class Row:
         ours, theirs: milliseconds of one gradient or prediction, medians over the rounds; in `PARTS` of a program alone, and
             Σ p·ms of its transforms.
         ours_quartiles, theirs_quartiles: the first and the third.
+        ratio: ours / theirs, below 1 where ours is faster; the median of the rounds' ratios.
+        ratio_interval: see `Ratio`.
     """
 
     what: str
@@ -54,15 +56,22 @@ class Row:
     ours_quartiles: tuple[float, float]
     theirs: float
     theirs_quartiles: tuple[float, float]
+    ratio: float
+    ratio_interval: tuple[float, float]
 
-    @property
-    def ratio(self) -> float:
-        """ours / theirs: below 1 where ours is faster."""
-        return self.ours / self.theirs
+    @classmethod
+    def of(cls, what: str, defense: str, ours: Timing, theirs: Timing, count: int) -> "Row":
+        """From the seconds of `count` gradients or predictions on each side."""
+        (mine, own), (other, foreign) = (
+            (1000 * timing.median / count, (1000 * timing.quartiles[0] / count, 1000 * timing.quartiles[1] / count))
+            for timing in (ours, theirs)
+        )
+        ratio = ours.over(theirs)
+        return cls(what, defense, mine, own, other, foreign, ratio.median, ratio.interval)
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
-        return asdict(self) | {"ratio": self.ratio}
+        return asdict(self)
 
 
 class Sides:
@@ -102,7 +111,7 @@ class Sides:
     def beside_parts(self, defense: str) -> Row:
         """A program of transforms alone, with gradient, against the sum of its transforms: their probability times their cost.
 
-        Each of them is timed on the whole batch, in the same run; the sum's quartiles are the sums of theirs.
+        Each of them is timed on the whole batch, in the same rounds.
 
         Raises:
             InputError: the defense is no program.
@@ -115,10 +124,12 @@ class Sides:
             parts = [replace(member, backward="identity") for member in parts]
         cases = {str(place): gradient_of(part, self.images) for place, part in enumerate(parts)}
         timed = interleaved({"program": gradient_of(program, self.images), **cases}, self.rounds)
-        whole, *each = ((timing.median, *timing.quartiles) for timing in timed.values())
-        sums = [sum(share * own[at] for share, own in zip(program.probabilities, each, strict=True)) for at in range(3)]
-        ours, theirs = ([1000 * value / len(self.images) for value in values] for values in (whole, sums))
-        return Row(PARTS, defense, ours[0], (ours[1], ours[2]), theirs[0], (theirs[1], theirs[2]))
+        whole, *each = (timing.seconds for timing in timed.values())
+        sums = (
+            sum(share * seconds for share, seconds in zip(program.probabilities, own, strict=True))
+            for own in zip(*each, strict=True)
+        )
+        return Row.of(PARTS, defense, Timing(whole), Timing(tuple(sums)), len(self.images))
 
     def rows_of_a_pass(self, samples: int) -> int:
         """Of the rows of m draws those that a pass takes, on both sides: as an attack would choose them."""
@@ -220,8 +231,4 @@ class Sides:
         self, what: str, defense: str, ours: Callable[[], object], theirs: Callable[[], object], count: int
     ) -> Row:
         timed = interleaved({"ours": ours, "theirs": theirs}, self.rounds)
-        (mine, own), (other, foreign) = (
-            (1000 * timing.median / count, (1000 * timing.quartiles[0] / count, 1000 * timing.quartiles[1] / count))
-            for timing in timed.values()
-        )
-        return Row(what, defense, mine, own, other, foreign)
+        return Row.of(what, defense, timed["ours"], timed["theirs"], count)

@@ -13,7 +13,7 @@ import torch
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, record_function
 
-from cannonade.bench.timing import Timing, interleaved, summary
+from cannonade.bench.timing import Timing, interleaved
 from cannonade.spans import PREFIX
 
 PARTS = (
@@ -88,7 +88,7 @@ def profile(work: Callable[[], object], gradients: int, rounds: int = 5) -> Prof
     whole = _whole(middle)
     shares = []
     for part in PARTS:
-        low, high = summary([found[part] for found in kept]).quartiles
+        low, high = Timing(tuple(found[part] for found in kept)).quartiles
         own = middle[part]
         shares.append(Share(part, own * per_gradient, own / whole, (low * per_gradient, high * per_gradient)))
     return Profile(whole * per_gradient, *_milliseconds(plain, per_gradient), tuple(shares))

@@ -19,28 +19,48 @@ class Bench:
     """A bench and how it is called.
 
     Attributes:
-        name: of `cannonade bench …`.
+        name: of its files and its section.
         says: what its figures are, with their units.
         words: its options.
         quick: further ones, of a run that only shows that everything works.
+        of: what stands after `cannonade bench`; None for its name.
     """
 
     name: str
     says: str
     words: tuple[str, ...] = ()
     quick: tuple[str, ...] = ()
+    of: str | None = None
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What is called, without its options for a quick run."""
+        return (self.of or self.name, *self.words)
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
+_OVERHEAD = "Milliseconds of one gradient or prediction of one image: ours, and the bare model's or another way's."
+_QUICK_OVERHEAD = _words("--batch 2 --side 96 --rounds 1 --no-peers")
+
 PLAN = (
     Bench("startup", "Seconds of whole processes, and what they should take at most.", quick=_words("--rounds 1")),
+    Bench("overhead", _OVERHEAD, _words("--batch 8"), _QUICK_OVERHEAD),
     Bench(
-        "overhead",
-        "Milliseconds of one gradient or prediction of one image: ours, and the bare model's or another way's.",
-        quick=_words("--batch 2 --side 96 --rounds 1 --no-peers"),
+        "overhead_resnet34",
+        _OVERHEAD,
+        _words("--model resnet34 --batch 4 --defense bart_gao(k=6) --defense bart(k=5)"),
+        _QUICK_OVERHEAD,
+        of="overhead",
+    ),
+    Bench(
+        "overhead_cifar",
+        _OVERHEAD,
+        _words("--model cifar_resnet20 --side 32 --batch 16"),
+        _words("--batch 2 --rounds 1 --no-peers"),
+        of="overhead",
     ),
     Bench(
         "profile",
@@ -70,7 +90,7 @@ PLAN = (
         "votes",
         "Mean votes used, by the share of the leader in all n, and labels other than that of all n; then seconds of a vote on "
         "one image, beside the authors' manner, of which the predictions that were timed are scaled to n.",
-        ("--defense", "bart_gao(k=6)", *_words("--model efficientnet_lite0 --data samples --limit 20 --loop 5")),
+        _words("--defense bart_gao(k=6) --model efficientnet_lite0 --data samples --limit 20 --loop 5"),
         _words("--limit 4 --n 20 --loop 1 --rounds 1"),
     ),
     Bench(
@@ -148,8 +168,7 @@ def _run(bench: Bench, out: Path, quick: bool) -> Outcome:
         "-m",
         "cannonade.cli",
         "bench",
-        bench.name,
-        *bench.words,
+        *bench.command,
         *(bench.quick if quick else ()),
     ]
     started = time.monotonic()

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import comb
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
@@ -13,16 +14,58 @@ _CLEAR = Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """What one case takes over what another takes, round by round, so that a slow minute of the machine falls out.
+
+    Attributes:
+        median: of the rounds' ratios.
+        interval: two of these ratios, which hold their distribution's median between them with probability `coverage`.
+        coverage: whatever the distribution; at least 0.9 from five rounds on.
+    """
+
+    median: float
+    interval: tuple[float, float]
+    coverage: float
+
+
+@dataclass(frozen=True)
 class Timing:
     """Seconds of one call.
 
     Attributes:
-        median: of the rounds.
-        quartiles: the first and the third.
+        seconds: of each round.
     """
 
-    median: float
-    quartiles: tuple[float, float]
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """The first and the third."""
+        if len(self.seconds) == 1:
+            return self.seconds * 2
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return first, third
+
+    def over(self, other: "Timing", scale: float = 1.0) -> Ratio:
+        """These seconds over another case's of the same rounds, times `scale`."""
+        ratios = sorted(scale * own / their for own, their in zip(self.seconds, other.seconds, strict=True))
+        skipped = skipped_at_each_end(len(ratios))
+        return Ratio(statistics.median(ratios), (ratios[skipped], ratios[-1 - skipped]), coverage(len(ratios), skipped))
+
+
+def skipped_at_each_end(rounds: int) -> int:
+    """Of the sorted figures of so many rounds, those outside an interval that holds the median with probability 0.9 or more."""
+    return max((skipped for skipped in range(rounds // 2) if coverage(rounds, skipped) >= 0.9), default=0)
+
+
+def coverage(rounds: int, skipped: int = 0) -> float:
+    """The probability that the median lies between two order statistics: that more than `skipped` figures lie on each side."""
+    return 1 - 2 * sum(comb(rounds, below) for below in range(skipped + 1)) / 2**rounds
 
 
 def interleaved(
@@ -46,15 +89,7 @@ def interleaved(
             case()
             if number >= warmup:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: summary(values) for name, values in seconds.items()}
-
-
-def summary(values: list[float]) -> Timing:
-    """Median and quartiles of the seconds of several calls."""
-    if len(values) == 1:
-        return Timing(values[0], (values[0], values[0]))
-    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
-    return Timing(statistics.median(values), (first, third))
+    return {name: Timing(tuple(values)) for name, values in seconds.items()}
 
 
 def peak_growth(case: Callable[[], object]) -> int | None:

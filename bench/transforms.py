@@ -40,8 +40,8 @@ class Row:
         forward, backward: ours, and ours with the gradient.
         reference: both by PyTorch, without native code.
         oracle: the oracle's, two processes.
-        ratio: oracle / forward.
-        ratio_quartiles: from the rounds' quartiles of both sides.
+        ratio: oracle / forward, the median of the rounds' ratios.
+        ratio_interval: see `Ratio`.
         memory: peak growth over forward and backward, in sizes of the input batch.
     """
 
@@ -54,7 +54,7 @@ class Row:
     reference: tuple[float, float]
     oracle: float
     ratio: float
-    ratio_quartiles: tuple[float, float]
+    ratio_interval: tuple[float, float]
     memory: float | None
 
     def as_json(self) -> dict[str, Any]:
@@ -121,6 +121,7 @@ def _measure(
     timed = interleaved(sides, rounds)
     growth = peak_growth(backward)
     ours, theirs = timed["forward"], timed["oracle"]
+    ratio = theirs.over(ours)
     per_image = 1e3 / len(images)
     return Row(
         name=name,
@@ -134,8 +135,8 @@ def _measure(
             timed["backward by PyTorch"].median * per_image,
         ),
         oracle=theirs.median * per_image,
-        ratio=theirs.median / ours.median,
-        ratio_quartiles=(theirs.quartiles[0] / ours.quartiles[1], theirs.quartiles[1] / ours.quartiles[0]),
+        ratio=ratio.median,
+        ratio_interval=ratio.interval,
         memory=None if growth is None else growth / (images.numel() * images.element_size()),
     )
 

@@ -23,7 +23,7 @@ class Recipe:
         weight_decay: AdamW's.
         warmup: steps in which the learning rate rises to the top.
         precision: of the network: float32, bfloat16 or float16. Defenses always compute in float32.
-        channels_last: keep weights and activations in that layout.
+        channels_last: keep weights and activations in that layout, but for networks whose gradients it breaks (`lay_out`).
         compile: torch.compile the network.
         average: decay a step of the mean over weights that is then evaluated and saved; 0 for none.
         freeze: train the last layer only; the rest stays in evaluation mode.

@@ -18,6 +18,7 @@ from cannonade.models.head import find_head
 from cannonade.stopwatch import Stopwatch
 from cannonade.training.average import WeightAverage
 from cannonade.training.checkpoint import Checkpoint
+from cannonade.training.layout import lay_out
 from cannonade.training.schedule import learning_rate
 from cannonade.training.start import seeded
 from cannonade.training.task import Task
@@ -41,10 +42,8 @@ class Trainer:
         self.task, recipe = task, task.recipe
         card = task.start.card
         self.module = task.start.module.to(task.device)
-        if recipe.channels_last:
-            self.module.to(memory_format=torch.channels_last)
         self._network = Network(self.module, card.mean, card.std)
-        self._network.channels_last = recipe.channels_last
+        self._network.channels_last = lay_out(self.module, recipe.channels_last)
         self._network.autocast = recipe.autocast
         self._head = find_head(self.module)[1] if recipe.freeze else None
         if self._head is not None:

@@ -33,7 +33,7 @@ def counted(monkeypatch):
             counts.append(
                 (name, sides.bare.forwards, sides.bare.gradients, sides.plain.forwards, sides.plain.gradients)
             )
-        return {name: Timing(1.0, (1.0, 1.0)) for name in cases}
+        return {name: Timing((1.0,)) for name in cases}
 
     sides = Sides("resnet_tiny(width=4)", torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)), 1)
     monkeypatch.setattr(overhead, "interleaved", once)
@@ -78,14 +78,15 @@ def test_a_program_stands_beside_the_sum_of_its_parts(counted, monkeypatch):
     def timed(cases, rounds):
         for case in cases.values():
             case()
-        return {name: Timing(0.3 * place, (0.3, 0.6 * place)) for place, name in enumerate(cases, 1)}
+        return {name: Timing((0.15 * place, 0.3 * place, 0.6 * place)) for place, name in enumerate(cases, 1)}
 
     monkeypatch.setattr(overhead, "interleaved", timed)
     row = sides.beside_parts("bart(k=2, transforms=('swirl', 'hsv_shift', 'lab_shift', 'jpeg_noise'))")
     # Three images; three groups, of which two are drawn, the second with two members.
-    assert (row.ours, *row.ours_quartiles) == pytest.approx((100, 100, 200))
+    assert (row.ours, *row.ours_quartiles) == pytest.approx((100, 75, 150))
     assert row.theirs == pytest.approx(2 / 3 * (200 + 300 / 2 + 400 / 2 + 500))
-    assert row.theirs_quartiles == pytest.approx((2 / 3 * 300, 2 * row.theirs))
+    assert row.theirs_quartiles == pytest.approx((0.75 * row.theirs, 1.5 * row.theirs))
+    assert (row.ratio, *row.ratio_interval) == pytest.approx((100 / row.theirs,) * 3)
     with pytest.raises(InputError, match="must be bart or bart_gao"):
         sides.beside_parts("smoothing")
 

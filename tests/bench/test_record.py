@@ -54,7 +54,7 @@ def test_without_failures_the_status_is_0(tmp_path, monkeypatch):
 def test_the_plan_names_benches_and_options_that_exist():
     known = {(each.name or each.callback.__name__): each.callback for each in bench.registered_commands}
     for each in PLAN:
-        options = known[each.name].__annotations__
+        options = known[each.command[0]].__annotations__
         for word in (*each.words, *each.quick):
             if word.startswith("--"):
                 assert word[2:].removeprefix("no-").replace("-", "_") in options, (each.name, word)

@@ -49,7 +49,7 @@ def test_the_classifier_speaks_of_gradients_alone(capsys):
 def test_command_says_what_is_missed(tmp_path, monkeypatch):
     def timed(cases, rounds):
         seconds = {"import torch, torchvision": 2.0, "import of all public names": 2.7, "cannonade --help": 0.5}
-        return {name: Timing(seconds.get(name, 1.0), (0.1, 9.0)) for name in cases}
+        return {name: Timing((0.1, 0.1, seconds.get(name, 1.0), 9.0, 9.0)) for name in cases}
 
     monkeypatch.setattr(startup, "interleaved", timed)
     out = tmp_path / "startup.json"

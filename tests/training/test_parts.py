@@ -11,6 +11,7 @@ from torch import nn
 from cannonade.errors import InputError
 from cannonade.training.average import WeightAverage
 from cannonade.training.distributed import Ranks
+from cannonade.training.layout import lay_out
 from cannonade.training.log import Log
 from cannonade.training.recipe import Recipe
 from cannonade.training.schedule import learning_rate
@@ -106,3 +107,28 @@ def test_log_for_tensorboard(tmp_path):
     found = accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert set(found.Tags()["scalars"]) == {"steps/loss", "steps/seconds/model", "steps/best"}
     assert [(event.step, event.value) for event in found.Scalars("steps/loss")] == [(2, 1.0), (3, 9.0)], "4 was undone"
+
+
+@pytest.mark.parametrize(
+    ("convolution", "laid_out"),
+    [
+        (nn.Conv2d(4, 8, 1, 2), False), (nn.Conv2d(15, 8, 1, (1, 2)), False), (nn.Conv2d(32, 32, 1, 2, groups=4), False),
+        (nn.Conv2d(16, 8, 1, 2), True), (nn.Conv2d(4, 8, 1), True), (nn.Conv2d(4, 8, 3, 2), True),
+    ],
+)  # fmt: skip
+def test_weights_are_not_laid_out_where_their_gradient_breaks(convolution, laid_out):
+    module = nn.Sequential(convolution, nn.ReLU())
+    assert lay_out(module) == laid_out
+    assert convolution.weight.is_contiguous(memory_format=torch.channels_last) or not laid_out
+    inputs = torch.rand(4, convolution.in_channels, 32, 32, generator=torch.Generator().manual_seed(0))
+    module(
+        inputs.contiguous(memory_format=torch.channels_last if laid_out else torch.contiguous_format)
+    ).sum().backward()
+    own = convolution.weight.grad.double()
+    module.double().zero_grad()
+    module(inputs.double()).sum().backward()
+    torch.testing.assert_close(own, convolution.weight.grad, rtol=1e-4, atol=1e-3)
+
+
+def test_a_layout_that_is_not_wanted_is_not_made():
+    assert not lay_out(nn.Sequential(nn.Conv2d(16, 8, 3)), channels_last=False)

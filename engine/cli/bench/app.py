@@ -57,3 +57,16 @@ def save_rows(out: Path | None, rows: Sequence[Mapping[str, Any]]) -> None:
 def yes(value: bool) -> str:
     """A truth value in a table."""
     return "yes" if value else "no"
+
+
+def within(ratio: float, interval: tuple[float, float]) -> str:
+    """A ratio and its interval in a table."""
+    return f"{ratio:.3g} [{interval[0]:.3g}–{interval[1]:.3g}]"
+
+
+def interval_note(rounds: int) -> str:
+    """What stands in the brackets of `within`, after so many rounds."""
+    from cannonade.bench.timing import coverage, skipped_at_each_end
+
+    share = coverage(rounds, skipped_at_each_end(rounds))
+    return f"ratios: the median of the rounds', and between which the true median lies with probability {share:.2f}"

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Data, Limit, Model, Out, Rounds, bench, save
+from cannonade.cli.bench.app import Data, Limit, Model, Out, Rounds, bench, interval_note, save, within
 from cannonade.cli.options import Restrict, Seed, Weights
 
 
@@ -43,6 +43,9 @@ def certify(
         table.add_row(row.rule, f"{row.milliseconds:.4g}", ends, f"{row.predictions:.0f}", f"{100 * row.certified:.1f}")
     console.print(table)
     console.print(f"{found.differing} of {len(images)} images decided otherwise", highlight=False)
+    ratio = within(found.ratio.median, found.ratio.interval)
+    console.print(f"fixed takes {ratio} times as long; {interval_note(rounds)}", highlight=False, soft_wrap=True)
     settings = {"model": model, "data": data, "sigma": sigma, "radius": radius, "n0": n0, "n": n, "alpha": alpha}
     settings |= {"images": len(images), "seed": seed, "differing": found.differing}
+    settings |= {"ratio": found.ratio.median, "ratio_interval": found.ratio.interval}
     save(out, settings | {"rows": [row.as_json() for row in found.rows]})

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import AtMost, Files, Out, Side, bench, need_oracles, save, yes
+from cannonade.cli.bench.app import AtMost, Files, Out, Side, bench, interval_note, need_oracles, save, within, yes
 
 
 @bench.command()
@@ -43,10 +43,11 @@ def finetune(
             figures = (
                 text for median, ends in sides for text in (f"{median:.1f}", " – ".join(f"{x:.1f}" for x in ends))
             )
-            table.add_row(row.defense, yes(row.model), *figures, f"{row.ratio:.2f}")
+            table.add_row(row.defense, yes(row.model), *figures, within(row.ratio, row.ratio_interval))
         console.print(f"{call}: {_apart(apart[call])}", style="dim", highlight=False)
     console.print(table)
     console.print(f"images a second; network: trained, {model}; else the images were only made", highlight=False)
+    console.print(interval_note(rounds), highlight=False, soft_wrap=True)
     record = {"side": side, "images": len(source), "model": model, "batch": batch, "workers": workers}
     save(out, record | {"difference": apart, "speed": [row.as_json() for row in rows]})
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import AtMost, Files, Out, Side, bench, save, yes
+from cannonade.cli.bench.app import AtMost, Files, Out, Side, bench, interval_note, save, within, yes
 from cannonade.cli.options import Restrict, Weights
 
 
@@ -27,7 +27,7 @@ def loader(
     """DALI, the portable loader and torchvision's DataLoader on the same files: pixels, accuracy, images a second."""
     from rich.table import Table
 
-    from cannonade.bench.loader import as_json, check, judge, measure, ratios
+    from cannonade.bench.loader import as_json, check, judge, measure
     from cannonade.data.sources import open_source
     from cannonade.models import load_model
 
@@ -53,13 +53,13 @@ def loader(
         console.print(right)
     speeds = list(measure(source, size, rounds=rounds, **settings)) if rounds else []
     if speeds:
-        table = Table("", "augmented", "images/s", "quartiles", box=None)
+        table = Table("", "augmented", "images/s", "quartiles", "× torchvision", box=None)
         for speed in speeds:
             quartiles = " – ".join(f"{value:.0f}" for value in speed.quartiles)
-            table.add_row(speed.side, yes(speed.augmented), f"{speed.median:.0f}", quartiles)
+            ratio = within(speed.ratio, speed.ratio_interval)
+            table.add_row(speed.side, yes(speed.augmented), f"{speed.median:.0f}", quartiles, ratio)
         console.print(table)
-        for name, ratio in ratios(speeds).items():
-            console.print(f"{name}: {ratio:.2f} times torchvision", highlight=False)
+        console.print(interval_note(rounds), highlight=False)
     figures: dict[str, list[Any]] = {"pixels": differences, "accuracy": accuracies, "speed": speeds}
     record = {"side": side, "images": len(source), "model": model} | settings
     save(out, record | {name: as_json(rows) for name, rows in figures.items()})

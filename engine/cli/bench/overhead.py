@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Data, Networks, Out, PassBatch, Rounds, Side, bench, save
+from cannonade.cli.bench.app import Data, Networks, Out, PassBatch, Rounds, Side, bench, interval_note, save, within
 
 
 @bench.command()
@@ -54,11 +54,10 @@ def overhead(
         low, high = (
             " – ".join(f"{value:.3g}" for value in pair) for pair in (row.ours_quartiles, row.theirs_quartiles)
         )
-        table.add_row(
-            name, row.defense, row.what, f"{row.ours:.3g}", low, f"{row.theirs:.3g}", high, f"{row.ratio:.2f}"
-        )
+        ratio = within(row.ratio, row.ratio_interval)
+        table.add_row(name, row.defense, row.what, f"{row.ours:.3g}", low, f"{row.theirs:.3g}", high, ratio)
     Console(width=170).print(table)  # a table of figures is of no use folded
-    for note in notes:
+    for note in (interval_note(rounds), *notes):
         console.print(note, highlight=False, soft_wrap=True)
     rows = [{"model": name} | row.as_json() for name, row in found]
     save(out, {"batch": batch, "side": side, "rows": rows})

@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Out, Rounds, Side, bench, need_oracles, save
+from cannonade.cli.bench.app import Out, Rounds, Side, bench, interval_note, need_oracles, save, within
 
 
 @bench.command()
@@ -37,7 +37,6 @@ def transforms(
     )  # fmt: skip
     for row in measure(photos, only, batch=batch, draws=draws, rounds=rounds):
         rows.append(row)
-        low, high = row.ratio_quartiles
         table.add_row(
             row.name,
             _difference(row.clean),
@@ -47,12 +46,13 @@ def transforms(
             f"{row.backward:.2f}",
             f"{row.reference[0]:.2f} {row.reference[1]:.2f}",
             f"{row.oracle:.2f}",
-            f"{row.ratio:.2f} [{low:.2f}–{high:.2f}]",
+            within(row.ratio, row.ratio_interval),
             "—" if row.memory is None else f"{row.memory:.1f}×",
         )
         console.print(f"{row.name}: {row.forward:.2f} ms, oracle {row.oracle:.2f} ms", highlight=False)
     Console(width=150).print(table)  # a table of figures is of no use folded
     console.print("mean and largest difference in units of [0, 1]; ms an image; memory in sizes of the input batch")
+    console.print(interval_note(rounds), highlight=False, soft_wrap=True)
     mean, cost = mean_ratio(rows), expected_cost(rows)
     if mean is not None:
         console.print(f"geometric mean of the ratios: {mean:.2f}", highlight=False)

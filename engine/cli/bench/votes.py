@@ -6,7 +6,7 @@ import typer
 from rich.console import Console
 
 from cannonade.cli.app import console
-from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, bench, need_oracles, save
+from cannonade.cli.bench.app import Data, Defense, Limit, Model, Out, bench, interval_note, need_oracles, save, within
 from cannonade.cli.options import Restrict, Seed, Weights
 from cannonade.errors import InputError
 
@@ -108,11 +108,12 @@ def votes(
         for each in rows:
             table.add_row(
                 each.way, f"{each.seconds:.3g}", " – ".join(f"{value:.3g}" for value in each.quartiles),
-                f"{each.votes:.1f}", f"{each.timed:.1f}", f"{each.ratio:.1f}",
+                f"{each.votes:.1f}", f"{each.timed:.1f}", within(each.ratio, each.ratio_interval),
                 "—" if each.differing is None else f"{each.differing} of {len(images)}",
                 "—" if each.agreeing is None else f"{each.agreeing:.0%}",
             )  # fmt: skip
         Console(width=120).print(table)
         console.print(f"authors' manner: {loop} of {n} predictions timed, and scaled", highlight=False, soft_wrap=True)
+        console.print(interval_note(rounds), highlight=False, soft_wrap=True)
         record |= {"predictions_timed": loop, "beside_loop": [each.as_json() for each in rows]}
     save(out, record)
