@@ -65,7 +65,7 @@ def skipped_at_each_end(rounds: int) -> int:
 
 def coverage(rounds: int, skipped: int = 0) -> float:
     """The probability that the median lies between two order statistics: that more than `skipped` figures lie on each side."""
-    return 1 - 2 * sum(comb(rounds, below) for below in range(skipped + 1)) / 2**rounds
+    return 1 - 2 * sum(comb(rounds, below) for below in range(skipped + 1)) / 2.0**rounds
 
 
 def interleaved(
