@@ -182,13 +182,16 @@ def _more_bits(ranks: Tensor, found: Tensor, below: Tensor, bits: int, code: _Co
         level, limit = levels.read(block), limits.read(block)
         tried, hit, count = (torch.empty_like(level) for _ in range(3))
         for bit in reversed(range(bits)):
-            torch.add(level, 1 << bit, out=tried)
+            step = 1 << bit
+            if step > torch.iinfo(code.dtype).max:
+                step -= 1 << code.bits  # the same number to a type that wraps around
+            torch.add(level, step, out=tried)
             count.zero_()
             for shift in shifts(window):
                 torch.lt(sheet.read(block, shift), tried, out=hit)
                 count.add_(hit)
             torch.le(count, limit, out=hit)
-            level.add_(hit, alpha=1 << bit)
+            level.add_(hit, alpha=step)
     return levels.inner().int() - code.zero
 
 
