@@ -32,7 +32,7 @@ from cannonade.transforms.base import Transform
 from cannonade.transforms.identity import Identity
 from cannonade.voting import majority_vote
 
-SAMPLES, STEPS, VOTES = 16, 2, 8
+SAMPLES, STEPS, VOTES = 16, 1, 8
 PARTS = "program alone with gradient, beside Σ p·ms of its parts"
 
 
