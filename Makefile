@@ -25,7 +25,7 @@ demo: $(VENV)/.installed-demo
 	$(BIN)/cannonade demo
 
 test: $(VENV)/.installed-dev $(VENV)/.peers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --benchmark-disable
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Real photos, where to find real data, and kernels without a GPU.
 
 Tests marked `interpreter` run in Triton's interpreter, and the fixture `offline` compiles for real. Triton decides whether to
-interpret a kernel when the kernel is defined, so one process cannot do both. All selected tests with the mark run in one
+interpret a kernel when the kernel is defined, so one process cannot do both. All selected tests of a file with the mark run in one
 subprocess, and their reports appear here as if they had run in this process. To debug one, run it as
 `TRITON_INTERPRET=1 pytest tests/kernels/test_philox.py -k NAME`: then everything runs in one process.
 """
@@ -86,7 +86,7 @@ def device(request):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", f"{MARK}: runs Triton's interpreter, in one subprocess for all such tests")
+    config.addinivalue_line("markers", f"{MARK}: runs Triton's interpreter, in one subprocess for all such tests of a file")
     config.addinivalue_line("markers", "native: runs native code; run once more under the compiler's sanitizers")
 
 
@@ -107,19 +107,20 @@ def pytest_runtest_protocol(item, nextitem):
         or item.config.getoption("--gpu")
     ):
         return None
-    if REPORTS not in item.session.stash:
-        item.session.stash[REPORTS] = _run_interpreted(item.session)
+    reports = item.session.stash.setdefault(REPORTS, {})
+    if item.nodeid not in reports:
+        reports |= _run_interpreted(item.session, item.path)
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in item.session.stash[REPORTS][item.nodeid]:
+    for report in reports[item.nodeid]:
         item.ihook.pytest_runtest_logreport(report=report)
     item.session._setupstate.teardown_exact(nextitem)  # what an earlier test set up and the next one does not share
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
-def _run_interpreted(session):
-    """Reports by test of all selected tests with the mark; a test that left none has failed."""
-    items = [item for item in session.items if item.get_closest_marker(MARK)]
+def _run_interpreted(session, file):
+    """Reports by test of all selected tests of a file with the mark; a test that left none has failed."""
+    items = [item for item in session.items if item.path == file and item.get_closest_marker(MARK)]
     reports = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "reports.jsonl"
