@@ -1,8 +1,8 @@
 """Real photos, where to find real data, and kernels without a GPU.
 
 Tests marked `interpreter` run in Triton's interpreter, and the fixture `offline` compiles for real. Triton decides whether to
-interpret a kernel when the kernel is defined, so one process cannot do both. All selected tests of a file with the mark run in one
-subprocess, and their reports appear here as if they had run in this process. To debug one, run it as
+interpret a kernel when the kernel is defined, so one process cannot do both. All selected tests of a file with the mark run in
+one subprocess, and their reports appear here as if they had run in this process. To debug one, run it as
 `TRITON_INTERPRET=1 pytest tests/kernels/test_philox.py -k NAME`: then everything runs in one process.
 """
 
