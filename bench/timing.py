@@ -19,13 +19,12 @@ class Ratio:
 
     Attributes:
         median: of the rounds' ratios.
-        interval: two of these ratios, which hold their distribution's median between them with probability `coverage`.
-        coverage: whatever the distribution; at least 0.9 from five rounds on.
+        interval: two of these ratios, which hold their distribution's median between them with the probability that `coverage`
+            gives, whatever the distribution: at least 0.9 from five rounds on.
     """
 
     median: float
     interval: tuple[float, float]
-    coverage: float
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Timing:
         """These seconds over another case's of the same rounds, times `scale`."""
         ratios = sorted(scale * own / their for own, their in zip(self.seconds, other.seconds, strict=True))
         skipped = skipped_at_each_end(len(ratios))
-        return Ratio(statistics.median(ratios), (ratios[skipped], ratios[-1 - skipped]), coverage(len(ratios), skipped))
+        return Ratio(statistics.median(ratios), (ratios[skipped], ratios[-1 - skipped]))
 
 
 def skipped_at_each_end(rounds: int) -> int:

@@ -86,7 +86,9 @@ def device(request):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", f"{MARK}: runs Triton's interpreter, in one subprocess for all such tests of a file")
+    config.addinivalue_line(
+        "markers", f"{MARK}: runs Triton's interpreter, in one subprocess for all such tests of a file"
+    )
     config.addinivalue_line("markers", "native: runs native code; run once more under the compiler's sanitizers")
 
 

@@ -60,4 +60,4 @@ def overhead(
     for note in (interval_note(rounds), *notes):
         console.print(note, highlight=False, soft_wrap=True)
     rows = [{"model": name} | row.as_json() for name, row in found]
-    save(out, {"batch": batch, "side": side, "rows": rows})
+    save(out, {"batch": batch, "side": side, "rounds": rounds, "rows": rows})
